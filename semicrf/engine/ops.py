@@ -1,0 +1,221 @@
+"""The dynamic programme as torch operators.
+
+Two raw operators, `semicrf::scan` and `semicrf::scan_vjp`, do the work and know nothing of autograd. In eager mode two
+`autograd.Function` wrap them (values, gradients, forward mode, vmap). While torch.compile traces, a twin of `scan` that has its
+reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and register_autograd alone would make
+`torch.func.jvp` zero in silence.
+
+Derivatives of derivatives need no tape: the Hessian-vector product of a semiring is the gradient of its dual (`compile.dual`), run by
+the same operators. So every order exists for semirings whose sum is smooth, and the ones that choose are piecewise linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import torch
+from torch import Tensor
+
+from semicrf.compile import compiled, dual, program
+from semicrf.engine.dispatch import BACKENDS
+from semicrf.engine.layout import MASKS, Spec
+from semicrf.engine.reference import State
+
+Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+# ------------------------------------------------------------------ raw operators
+@torch.library.custom_op("semicrf::scan", mutates_args=())
+def _scan(
+    semiring: str, backend: str, layout: str, T: int, K: int, C: int, keep: bool, lengths: Tensor, tensors: Sequence[Tensor]
+) -> Six:
+    spec = Spec(semiring, backend, layout, T, K, C)
+    return tuple(BACKENDS[backend].scan(program(semiring), spec.models(tensors), lengths, T, K, C, keep))
+
+
+@_scan.register_fake
+def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
+    p, B = program(semiring), lengths.shape[0]
+    columns = K if {"edge", "duration_transition"} & set(layout.replace("|", " ").split()) else 1
+    real = lambda *shape: lengths.new_empty(shape, dtype=torch.float64)  # noqa: E731
+    ids = lambda *shape: lengths.new_empty(shape, dtype=torch.int64)  # noqa: E731
+    value = real(p.width, B)
+    if not keep:
+        return value, real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
+    shape, gshape = (B, T + 1, C), (B, T, columns, C)
+    return value, real(p.width, *shape), real(p.width, *gshape), ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
+
+
+@torch.library.custom_op("semicrf::scan_vjp", mutates_args=())
+def _scan_vjp(
+    semiring: str, backend: str, layout: str, T: int, K: int, C: int, wanted: Sequence[bool], lengths: Tensor,
+    cotangent: Tensor, state: Sequence[Tensor], tensors: Sequence[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    spec, flags = Spec(semiring, backend, layout, T, K, C), iter(wanted)
+    models = spec.models(tensors)
+    parts = [{n for n in m if next(flags)} for m in models]
+    run = BACKENDS[backend].scan_vjp
+    grads = run(program(semiring), models, lengths, T, K, C, State(*state), cotangent, parts)
+    return [g[n] if n in g else t.new_empty(0) for m, g in zip(models, grads, strict=True) for n, t in m.items()]
+
+
+@_scan_vjp.register_fake
+def _scan_vjp_fake(semiring, backend, layout, T, K, C, wanted, lengths, cotangent, state, tensors):
+    return [torch.empty_like(t) if w else t.new_empty(0) for t, w in zip(tensors, wanted, strict=True)]
+
+
+# ------------------------------------------------------------------ the twin for torch.compile
+_twin = torch.library.custom_op("semicrf::scan_autograd", _scan._init_fn, mutates_args=())
+_twin.register_fake(_scan_fake)
+
+
+def _twin_setup(ctx, inputs, output):
+    *spec, _keep, lengths, tensors = inputs
+    ctx.spec, ctx.count = spec, len(tensors)
+    ctx.save_for_backward(lengths, *output, *tensors)
+
+
+def _twin_backward(ctx, grad, *_):
+    lengths, *rest = ctx.saved_tensors
+    state, tensors = rest[:6], rest[6:]
+    names = Spec(*ctx.spec).names
+    wanted = [n not in MASKS for n in names]
+    grads = torch.ops.semicrf.scan_vjp(*ctx.spec, wanted, lengths, grad, state, tensors)
+    return *[None] * 8, [g if w else None for g, w in zip(grads, wanted, strict=True)]
+
+
+_twin.register_autograd(_twin_backward, setup_context=_twin_setup)
+
+
+# ------------------------------------------------------------------ eager autograd
+def _batched(info, in_dims: Sequence[int | None], axes: Sequence[int], args: Sequence[Tensor]) -> list[Tensor]:
+    """Every argument with the vmapped axis folded into its batch axis (`axes`)."""
+    sizes = [a.shape[0] if d != 0 else a.shape[1] for a, d, x in zip(args, in_dims, axes, strict=True) if x == 0]
+    B = sizes[0]  # the lengths come first and always have the whole batch
+    folded = []
+    for a, d, axis in zip(args, in_dims, axes, strict=True):
+        a = a.movedim(d, axis) if d is not None else a.unsqueeze(axis).expand(*a.shape[:axis], info.batch_size, *a.shape[axis:])
+        shape = list(a.shape)
+        shape[axis + 1] = B
+        folded.append(a.expand(shape).flatten(axis, axis + 1))
+    return folded
+
+
+def _duals(spec: Spec, directions: Sequence[Tensor | None]) -> tuple[Spec, list[Tensor]]:
+    key = compiled(dual(program(spec.semiring).semiring)).key
+    return spec.tangent(key, [d is not None for d in directions]), [d for d in directions if d is not None]
+
+
+class Scan(torch.autograd.Function):
+    """(spec, keep, lengths, *tensors) -> state; differentiable in the tensors, through `value` alone."""
+
+    @staticmethod
+    def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Six:
+        return torch.ops.semicrf.scan(*astuple(spec), keep, lengths, tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        spec, _keep, lengths, *tensors = inputs
+        ctx.spec = spec
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(lengths, *output, *tensors)
+        ctx.save_for_forward(lengths, *output, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        lengths, *rest = ctx.saved_tensors
+        state, tensors = rest[:6], rest[6:]
+        wanted = tuple(ctx.needs_input_grad[3:])
+        pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
+        return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
+
+    @staticmethod
+    def jvp(ctx, _spec, _keep, _lengths, *directions):
+        lengths, *rest = ctx.saved_tensors
+        value, tensors = rest[0], rest[6:]
+        spec, given = _duals(ctx.spec, directions)
+        along = Scan.apply(spec, False, lengths, *tensors, *given)[0][value.shape[0] :]
+        return torch.where(value.isfinite(), along, 0.0), *[None] * 5
+
+    @staticmethod
+    def vmap(info, in_dims, spec, keep, lengths, *tensors):
+        args = _batched(info, in_dims[2:], [0] * (1 + len(tensors)), [lengths, *tensors])
+        out = Scan.apply(spec, keep, *args)
+        return tuple(o.unflatten(1, (info.batch_size, -1)) for o in out), (1,) * 6
+
+
+class ScanVJP(torch.autograd.Function):
+    """(spec, wanted, lengths, cotangent, *state, *tensors) -> gradients; differentiable in the cotangent and the tensors.
+
+    An empty state is computed afresh. The state counts as a function of the tensors: no gradient goes through it.
+    """
+
+    @staticmethod
+    def forward(spec: Spec, wanted: tuple[bool, ...], lengths: Tensor, cotangent: Tensor, *rest: Tensor):
+        state, tensors = rest[:6], rest[6:]
+        if state[1].numel() == 0:
+            state = torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors)
+        return tuple(torch.ops.semicrf.scan_vjp(*astuple(spec), wanted, lengths, cotangent, state, tensors))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        spec, wanted, lengths, cotangent, *rest = inputs
+        ctx.spec, ctx.wanted = spec, wanted
+        ctx.save_for_backward(lengths, cotangent, rest[0], *rest[6:])
+        ctx.save_for_forward(lengths, cotangent, rest[0], *rest[6:])
+
+    @staticmethod
+    def _along(ctx, directions: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """The derivative of the value along `directions`, and the gradient of ``seeds . (value, that derivative)``."""
+        lengths, _, value, *tensors = ctx.saved_tensors
+        spec, given = _duals(ctx.spec, directions)
+        state = Scan.apply(spec, True, lengths, *tensors, *given)
+        finite = value.isfinite()
+        seed = torch.cat([torch.where(finite, s, 0.0) for s in seeds])
+        wanted = ctx.wanted + (False,) * len(given)
+        grads = ScanVJP.apply(spec, wanted, lengths, seed, *(s.detach() for s in state), *tensors, *given)
+        return torch.where(finite, state[0][value.shape[0] :], 0.0), grads[: len(tensors)]
+
+    @staticmethod
+    def backward(ctx, *directions):
+        _, cotangent, *_ = ctx.saved_tensors
+        directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
+        along, grads = ScanVJP._along(ctx, directions, [torch.zeros_like(cotangent), cotangent])
+        pulled = (g if w else None for g, w in zip(grads, ctx.wanted, strict=True))
+        return None, None, None, along, *[None] * 6, *pulled
+
+    @staticmethod
+    def jvp(ctx, _spec, _wanted, _lengths, cotangent_dot, *rest):
+        _, cotangent, *_ = ctx.saved_tensors
+        dot = torch.zeros_like(cotangent) if cotangent_dot is None else cotangent_dot
+        return tuple(ScanVJP._along(ctx, rest[6:], [dot, cotangent])[1])
+
+    @staticmethod
+    def vmap(info, in_dims, spec, wanted, lengths, cotangent, *rest):
+        dims = [in_dims[2], in_dims[3], *in_dims[10:]]
+        args = _batched(info, dims, [0, 1, *[0] * len(rest[6:])], [lengths, cotangent, *rest[6:]])
+        blank = torch.ops.semicrf.scan(*astuple(spec), False, args[0], args[2:])
+        grads = ScanVJP.apply(spec, wanted, args[0], args[1], *blank, *args[2:])
+        return tuple(g.unflatten(0, (info.batch_size, -1)) if w else g for g, w in zip(grads, wanted, strict=True)), tuple(
+            0 if w else None for w in wanted
+        )
+
+
+# ------------------------------------------------------------------ what the layers above call
+def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = False) -> State:
+    """Run the dynamic programme; `value` (d, B) float64 is differentiable in the tensors."""
+    keep = keep or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+    if torch.compiler.is_compiling():
+        return State(*torch.ops.semicrf.scan_autograd(*astuple(spec), keep, lengths, tensors))
+    return State(*Scan.apply(spec, keep, lengths, *tensors))
+
+
+def scan_vjp(spec: Spec, lengths: Tensor, cotangent: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    """Gradients of ``cotangent . value`` in the wanted tensors, themselves differentiable; empty where not wanted."""
+    if torch.compiler.is_compiling():
+        state = torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors)
+        return torch.ops.semicrf.scan_vjp(*astuple(spec), wanted, lengths, cotangent, state, tensors)
+    with torch.no_grad():
+        state = Scan.apply(spec, True, lengths, *tensors)
+    return list(ScanVJP.apply(spec, tuple(wanted), lengths, cotangent, *state, *tensors))
