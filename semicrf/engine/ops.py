@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from semicrf.compile import compiled, dual, program
+from semicrf.engine import walk
 from semicrf.engine.dispatch import BACKENDS
 from semicrf.engine.layout import MASKS, Spec
 from semicrf.engine.reference import State
@@ -63,6 +64,34 @@ def _scan_vjp(
 @_scan_vjp.register_fake
 def _scan_vjp_fake(semiring, backend, layout, T, K, C, wanted, lengths, cotangent, state, tensors):
     return [torch.empty_like(t) if w else t.new_empty(0) for t, w in zip(tensors, wanted, strict=True)]
+
+
+@torch.library.custom_op("semicrf::walk", mutates_args=())
+def _walk(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
+    blank = lengths.new_empty(0, dtype=torch.float64)
+    return walk.best(lengths, State(blank, blank, blank, alpha_id, g_id, end_id))
+
+
+@_walk.register_fake
+def _walk_fake(lengths, alpha_id, g_id, end_id):
+    shape = (lengths.shape[0], g_id.shape[2])
+    return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
+
+
+@torch.library.custom_op("semicrf::sample", mutates_args=())
+def _sample(
+    semiring: str, backend: str, layout: str, T: int, K: int, C: int, seed: int, samples: int, lengths: Tensor,
+    sequence_id: Tensor, tensors: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    run, models = BACKENDS[backend], Spec(semiring, backend, layout, T, K, C).models(tensors)
+    state = run.scan(program(semiring), models, lengths, T, K, C, True)
+    return walk.sample(program(semiring), models, lengths, T, K, C, state, seed, samples, sequence_id)
+
+
+@_sample.register_fake
+def _sample_fake(semiring, backend, layout, T, K, C, seed, samples, lengths, sequence_id, tensors):
+    shape = (samples, lengths.shape[0], T)
+    return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
 
 
 # ------------------------------------------------------------------ the twin for torch.compile
@@ -166,30 +195,33 @@ class ScanVJP(torch.autograd.Function):
         ctx.save_for_forward(lengths, cotangent, rest[0], *rest[6:])
 
     @staticmethod
-    def _along(ctx, directions: Sequence[Tensor | None], seeds: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    def _along(
+        ctx, directions: Sequence[Tensor | None], seeds: Sequence[Tensor], wanted: tuple[bool, ...]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """The derivative of the value along `directions`, and the gradient of ``seeds . (value, that derivative)``."""
         lengths, _, value, *tensors = ctx.saved_tensors
         spec, given = _duals(ctx.spec, directions)
         state = Scan.apply(spec, True, lengths, *tensors, *given)
         finite = value.isfinite()
         seed = torch.cat([torch.where(finite, s, 0.0) for s in seeds])
-        wanted = ctx.wanted + (False,) * len(given)
-        grads = ScanVJP.apply(spec, wanted, lengths, seed, *(s.detach() for s in state), *tensors, *given)
+        flags = wanted + (False,) * len(given)
+        grads = ScanVJP.apply(spec, flags, lengths, seed, *(s.detach() for s in state), *tensors, *given)
         return torch.where(finite, state[0][value.shape[0] :], 0.0), grads[: len(tensors)]
 
     @staticmethod
     def backward(ctx, *directions):
         _, cotangent, *_ = ctx.saved_tensors
         directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
-        along, grads = ScanVJP._along(ctx, directions, [torch.zeros_like(cotangent), cotangent])
-        pulled = (g if w else None for g, w in zip(grads, ctx.wanted, strict=True))
+        wanted = tuple(ctx.needs_input_grad[10:])
+        along, grads = ScanVJP._along(ctx, directions, [torch.zeros_like(cotangent), cotangent], wanted)
+        pulled = (g if w else None for g, w in zip(grads, wanted, strict=True))
         return None, None, None, along, *[None] * 6, *pulled
 
     @staticmethod
     def jvp(ctx, _spec, _wanted, _lengths, cotangent_dot, *rest):
         _, cotangent, *_ = ctx.saved_tensors
         dot = torch.zeros_like(cotangent) if cotangent_dot is None else cotangent_dot
-        return tuple(ScanVJP._along(ctx, rest[6:], [dot, cotangent])[1])
+        return tuple(ScanVJP._along(ctx, rest[6:], [dot, cotangent], ctx.wanted)[1])
 
     @staticmethod
     def vmap(info, in_dims, spec, wanted, lengths, cotangent, *rest):
@@ -209,6 +241,19 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
     if torch.compiler.is_compiling():
         return State(*torch.ops.semicrf.scan_autograd(*astuple(spec), keep, lengths, tensors))
     return State(*Scan.apply(spec, keep, lengths, *tensors))
+
+
+def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
+    tensors = [t.detach() for t in tensors]
+    state = State(*torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors))
+    return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
+
+
+def sample(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, samples: int, sequence_id: Tensor):
+    """Start marks (S, B, T) and labels at them, of exact samples."""
+    detached = [t.detach() for t in tensors]
+    return torch.ops.semicrf.sample(*astuple(spec), seed, samples, lengths, sequence_id, detached)
 
 
 def scan_vjp(spec: Spec, lengths: Tensor, cotangent: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:

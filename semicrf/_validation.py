@@ -1,0 +1,62 @@
+"""The checks of a distribution's arguments: lengths and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from semicrf.engine.arcs import _inside
+from semicrf.engine.layout import MASKS
+from semicrf.errors import bad_input
+from semicrf.potentials import Potentials
+
+
+def lengths(value: Tensor | Sequence[int] | None, potentials: Potentials) -> Tensor:
+    """int64 (B,): T where None. Shape, dtype and device are checked, values are not."""
+    batch, B = potentials.batch_shape, potentials.B
+    if value is None:
+        return torch.full((B,), potentials.T, dtype=torch.int64, device=potentials.device)
+    given = torch.as_tensor(value)
+    if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
+        raise bad_input("lengths", f"dtype {given.dtype}", "an integer dtype", "lengths.long().")
+    if given.shape != batch:
+        raise bad_input("lengths", f"shape {tuple(given.shape)}", f"{tuple(batch)}, the batch shape", "one length per sequence.")
+    if isinstance(value, Tensor) and given.device != potentials.device:
+        raise bad_input("lengths", f"device {given.device}", potentials.device, f"lengths.to({str(potentials.device)!r}).")
+    return given.to(potentials.device, torch.int64).reshape(B)
+
+
+def wanted(validate_args: bool | None, potentials: Potentials) -> bool:
+    """Whether values are checked: as told, or by default wherever reading them is possible and cheap."""
+    if validate_args is not None:
+        return validate_args
+    if torch.compiler.is_compiling():
+        return False
+    # Under vmap a tensor has no value to read, and torch has no public way to ask.
+    if any(torch._C._functorch.is_batchedtensor(t) for t in potentials.parts.values()):
+        return False
+    return not (potentials.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def values(potentials: Potentials, lengths: Tensor) -> None:
+    """Raise where a length is outside 1..T, or a score that is read is NaN or +inf."""
+    T = potentials.T
+    if lengths.numel():
+        least, most = (int(v) for v in lengths.aminmax())
+        if least < 1 or most > T:
+            raise bad_input("lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", "drop empty sequences.")
+    flags = []
+    names = [n for n in potentials.parts if n not in MASKS]
+    for name in names:
+        part = _inside(name, potentials.parts[name].detach(), lengths)
+        if name == "edge":  # before the first segment only previous = 0 is read
+            part = torch.cat([part[:, :1, :, :1].flatten(1), part[:, 1:].flatten(1)], 1)
+        flags += [part.isnan().any(), (part == float("inf")).any()]
+    found = torch.stack(flags).tolist() if flags else []  # one read for all of them
+    for i, bad in enumerate(found):
+        if bad:
+            kind = "+inf" if i % 2 else "NaN"
+            fix = "use -inf to forbid." if i % 2 else "look for 0 / 0 or log of a negative number upstream."
+            raise bad_input(names[i // 2], f"{kind} within the lengths", "finite numbers or -inf", fix)

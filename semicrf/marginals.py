@@ -1,0 +1,91 @@
+"""Expected counts under the distribution: gradients of log Z, as a lazy view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from semicrf.segments import Segments
+
+if TYPE_CHECKING:
+    from semicrf.distribution import SemiCRFDistribution
+
+_CHEAP = ("emission", "transition", "duration", "start", "end", "segment_start")
+
+
+class Marginals:
+    """Probabilities and expected counts, each computed when asked for and kept; all differentiable.
+
+    Each is the gradient of log Z in one part of the potentials, with zeros put in where the model lacks the part. One reverse
+    sweep serves every view whose size is that of the inputs; `segments` and `edge` hold a number for every arc and take their own.
+    Where no segmentation is possible all are 0. Results have the distribution's dtype.
+    """
+
+    def __init__(self, distribution: SemiCRFDistribution):
+        self._distribution = distribution
+        self._known: dict[str, Tensor] = {}
+
+    def _expected(self, name: str) -> Tensor:
+        if name not in self._known:
+            wanted = _CHEAP if name in _CHEAP else (name,)
+            self._known.update(self._distribution._log_z_gradients(wanted))
+        return self._distribution._shaped(self._known[name])
+
+    @property
+    def boundary(self) -> Tensor:
+        """(..., T): the probability that a segment starts at t."""
+        return self._expected("segment_start").sum(-1)
+
+    @property
+    def position(self) -> Tensor:
+        """(..., T, C): the probability that position t has label c."""
+        return self._expected("emission")
+
+    @property
+    def transition(self) -> Tensor:
+        """(..., C, C): the expected number of times that label c follows c', ``[c', c]``."""
+        return self._expected("transition")
+
+    @property
+    def duration(self) -> Tensor:
+        """(..., K, C): the expected number of segments of each duration (row k - 1) and label."""
+        return self._expected("duration")
+
+    @property
+    def start(self) -> Tensor:
+        """(..., C): the label of the first segment."""
+        return self._expected("start")
+
+    @property
+    def end(self) -> Tensor:
+        """(..., C): the label of the last segment."""
+        return self._expected("end")
+
+    @property
+    def segments(self) -> Tensor:
+        """(..., T, K, C): the probability of the segment that starts at t, of duration row k - 1, with label c."""
+        return self._expected("segment")
+
+    @property
+    def edge(self) -> Tensor:
+        """(..., T, K, C, C): the probability of the arc ``[s, k - 1, previous, next]``; at s = 0 in previous = 0."""
+        return self._expected("edge")
+
+    def segment(self, segments: Segments | Sequence) -> Tensor:
+        """(..., N): the probability of each given segment, 0 at padding; leading sample axes may stand in front of the batch.
+
+        Raises:
+            InputError: the batch shapes do not fit.
+        """
+        d = self._distribution
+        value, extra = d._value(segments, tiling=False)
+        table = self._expected("segment").reshape(-1, d.T, d.K, d.C)
+        k = value.durations - 1
+        inside = value.mask & (k < d.K) & (value.end <= d.T) & (value.label < d.C) & (value.label >= 0)
+        at = [torch.where(inside, i, 0) for i in (value.start, k, value.label)]
+        row = torch.arange(table.shape[0], device=table.device)[:, None]
+        found = torch.where(inside, table[row, at[0], at[1], at[2]], 0.0)
+        return found.reshape((*extra, *d.batch_shape, -1))

@@ -1,0 +1,203 @@
+"""A layer that turns features into a semi-Markov CRF: scores, the distribution, its loss and its decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from semicrf._checks import check_lengths, check_shape, check_tensor, check_tiling
+from semicrf._nested import at
+from semicrf.constraints import Constraints, Evidence, as_segments
+from semicrf.distribution import SemiCRFDistribution
+from semicrf.durations import check_size, duration_module
+from semicrf.errors import InputError, bad_input
+from semicrf.potentials import FactoredPotentials, Potentials
+from semicrf.segments import Segments
+
+__all__ = ["SemiCRFHead"]
+
+inf = float("inf")
+Reduction = Literal["mean", "sum", "none", "token_mean"]
+_RULES = tuple(field.name for field in fields(Constraints))
+
+
+class SemiCRFHead(nn.Module):
+    """A semi-Markov CRF on top of an encoder, with ``C = num_labels`` labels and segments of up to ``K = max_duration``.
+
+    Emissions, and with ``boundary_scores`` the scores of a segment's first and last position, are a linear map of the
+    features; without ``input_dim`` the features *are* the emissions. ``transition (C, C)``, ``start (C,)``, ``end (C,)``
+    and the durations ``(K, C)`` are parameters; all but the durations start at zero.
+
+    Scores are computed in the parameters' dtype, in float32 where that is a half precision: half-precision features, as
+    autocast gives them, are converted first. ``(...)`` is any batch shape.
+
+    Args:
+        num_labels, max_duration: ``C`` and ``K``; ``K = 1`` is the linear-chain CRF.
+        input_dim: the size of the features; None where they are emissions.
+        duration: ``"free"``, ``"geometric"``, ``"poisson"``, ``"negative_binomial"``, ``"uniform"`` (see
+            ``semicrf.durations``), or a module whose ``forward()`` returns ``(K, C)``.
+        constraints: rules that hold alike in the loss, marginals, samples and decoding. They are configuration: they move
+            with the module and are not in its ``state_dict``.
+        boundary_scores: whether the features also score where segments start and end. Needs ``input_dim``.
+        validate_args: whether to check values; None means yes, except while compiling or capturing a CUDA graph.
+
+    Raises:
+        InputError: a size is not an integer of at least 1, an unknown ``duration``, ``constraints`` of another type, or
+            ``boundary_scores`` without ``input_dim``.
+
+    Source: Sarawagi & Cohen 2004.
+
+    >>> head = SemiCRFHead(num_labels=3, max_duration=4, input_dim=8)
+    >>> hidden = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    >>> labels, lengths = torch.tensor([[0, 0, 2, 2, 2, 1], [1, 1, 0, 0, -1, -1]]), torch.tensor([6, 4])
+    >>> head.loss(hidden, labels, lengths) >= 0
+    tensor(True, grad_fn=<NotImplemented>)
+    >>> head.decode(hidden, lengths)
+    Segments(batch_shape=(2,), N=6, device=cpu, score, probability)
+    """
+
+    def __init__(
+        self, num_labels: int, max_duration: int, input_dim: int | None = None, *, duration: str | nn.Module = "free",
+        constraints: Constraints | None = None, boundary_scores: bool = False, validate_args: bool | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.num_labels = check_size("num_labels", num_labels)
+        self.max_duration = check_size("max_duration", max_duration)
+        self.input_dim = None if input_dim is None else check_size("input_dim", input_dim)
+        self.boundary_scores = boundary_scores
+        self.validate_args = validate_args
+        if boundary_scores and input_dim is None:
+            fix = "pass input_dim, or leave boundary_scores out."
+            raise bad_input("boundary_scores", "True with input_dim None", "an input_dim to score boundaries from", fix)
+        self.projection = None
+        if input_dim is not None:
+            self.projection = nn.Linear(input_dim, num_labels * (3 if boundary_scores else 1))
+        self.transition = nn.Parameter(torch.zeros(num_labels, num_labels))
+        self.start = nn.Parameter(torch.zeros(num_labels))
+        self.end = nn.Parameter(torch.zeros(num_labels))
+        self.duration = duration_module(duration, num_labels, max_duration)
+        if not isinstance(constraints, Constraints | None):
+            raise bad_input("constraints", f"a {type(constraints).__name__}", "semicrf.Constraints, or None")
+        for name in _RULES if constraints is not None else ():
+            self.register_buffer(f"allowed_{name}", getattr(constraints, name), persistent=False)
+
+    @property
+    def constraints(self) -> Constraints | None:
+        """The rules, on the module's device."""
+        rules = {name: getattr(self, f"allowed_{name}", None) for name in _RULES}
+        return Constraints(**rules) if any(rule is not None for rule in rules.values()) else None
+
+    def potentials(self, hidden: Tensor) -> Potentials:
+        """The scores, with what the constraints forbid at ``-inf``.
+
+        Args:
+            hidden: ``(..., T, input_dim)``, or the emissions ``(..., T, C)`` where ``input_dim`` is None.
+
+        Raises:
+            InputError: a shape or dtype that does not fit, here, of the durations or of the constraints.
+        """
+        dtype = torch.promote_types(self.transition.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            features = self._features(hidden)
+            scores = features if self.projection is None else self.projection(features)
+            emission, *boundary = scores.to(dtype).split(self.num_labels, -1)
+            duration, shape = self.duration(), (self.max_duration, self.num_labels)
+            if tuple(duration.shape) != shape:
+                raise bad_input("duration", f"a module that returns shape {tuple(duration.shape)}", f"(K, C) = {shape}")
+            transition, duration, start, end = (
+                x.to(dtype) for x in (self.transition, duration, self.start, self.end)
+            )
+            segment_start, segment_end = boundary or (None, None)
+            potentials = FactoredPotentials(
+                emission, transition, duration, start=start, end=end, segment_start=segment_start, segment_end=segment_end
+            )
+            constraints = self.constraints
+            return potentials if constraints is None else constraints.apply(potentials)
+
+    def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> SemiCRFDistribution:
+        """The distribution over segmentations.
+
+        Args:
+            hidden: ``(..., T, input_dim)``, or the emissions ``(..., T, C)`` where ``input_dim`` is None.
+            lengths: integer ``(...)`` in ``1..T``; ``T`` by default.
+
+        Raises:
+            InputError: a shape or dtype that does not fit; when validating, a value that does not.
+
+        >>> head = SemiCRFHead(num_labels=2, max_duration=3)
+        >>> head(torch.zeros(1, 3, 2)).count  # segmentations of 3 positions into labelled segments
+        tensor([18.], dtype=torch.float64)
+        """
+        return SemiCRFDistribution(self.potentials(hidden), lengths, validate_args=self.validate_args)
+
+    def loss(
+        self, hidden: Tensor, target: Segments | Sequence | Tensor | Evidence, lengths: Tensor | None = None,
+        reduction: Reduction = "mean", split: Literal["K"] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """``-log_prob`` of the target, never negative but for rounding.
+
+        Args:
+            hidden, lengths: as ``forward``.
+            target: ``Segments`` of batch shape ``(...)`` (or nested lists of ``(start, end, label)``), taken exactly;
+                integer labels ``(..., T)``, whose maximal runs are the segments, not read past a length; or ``Evidence``,
+                of which every segmentation that agrees with it is summed up.
+            reduction: ``"mean"`` over sequences, ``"sum"``, ``"none"`` for ``(...)``, or ``"token_mean"``, the sum over the
+                number of positions.
+            split: ``"K"`` cuts a segment or run longer than ``K`` into pieces of ``K``, the last one shorter.
+
+        Raises:
+            InputError: a shape or type that does not fit, an unknown option; when validating, a target that does not tile
+                its sequence, has a segment longer than ``K`` (unless split) or is forbidden.
+
+        >>> head = SemiCRFHead(num_labels=2, max_duration=3)
+        >>> head.loss(torch.zeros(1, 5, 2), torch.ones(1, 5, dtype=torch.int64))
+        Traceback (most recent call last):
+        semicrf.errors.InputError: segments, sequence 0, segment 0: got (0, 5, 1); expected a duration of at most 3, not 5. \
+Likely fix: raise max_duration to 5 or more, or cut the segment (split="K" in SemiCRFHead.loss).
+        >>> bool(head.loss(torch.zeros(1, 5, 2), torch.ones(1, 5, dtype=torch.int64), split="K") > 0)
+        True
+        """
+        if reduction not in ("mean", "sum", "none", "token_mean"):
+            raise bad_input("reduction", repr(reduction), "'mean', 'sum', 'none' or 'token_mean'")
+        p = self(hidden, lengths)
+        lengths = check_lengths(lengths, hidden[..., 0])
+        value = self._target(target, hidden, lengths, split)
+        loss = -p.log_prob(value)
+        if self._validates() and bool((loss == inf).any()):
+            raise _forbidden(p.potentials, value, int((loss == inf).flatten().nonzero()[0]))
+        if reduction == "none":
+            return loss
+        if reduction == "mean":
+            return loss.mean()
+        return loss.sum() if reduction == "sum" else loss.sum() / lengths.sum()
+
+    @torch.no_grad()
+    def decode(self, hidden: Tensor, lengths: Tensor | None = None) -> Segments:
+        """The best segmentation of each sequence, its score, and the probability of each of its segments; no gradients.
+
+        Where no segmentation is possible, ``count`` is 0 and ``score`` is ``-inf``.
+
+        Args:
+            hidden, lengths: as ``forward``.
+
+        Raises:
+            InputError: as ``forward``.
+
+        >>> head = SemiCRFHead(num_labels=2, max_duration=3)
+        >>> best = head.decode(torch.tensor([[[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]]]))
+        >>> best.to_labels(3).tolist(), best.score.item()
+        ([[1, 1, 0]], 27.0)
+        """
+        p = self(hidden, lengths)
+        best = p.argmax
+        return replace(best, score=p.max, probability=p.marginals.segment(best))
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        text = f"num_labels={self.num_labels}, max_duration={self.max_duration}, input_dim={self.input_dim}"
+        text += ", boundary_scores=True" if self.boundary_scores else ""
+        return text if self.constraints is None else f"{text}, constraints={self.constraints}"
