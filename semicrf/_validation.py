@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 from semicrf.engine.arcs import _inside
 from semicrf.engine.layout import MASKS
@@ -22,9 +23,13 @@ def lengths(value: Tensor | Sequence[int] | None, potentials: Potentials) -> Ten
     if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
         raise bad_input("lengths", f"dtype {given.dtype}", "an integer dtype", "lengths.long().")
     if given.shape != batch:
-        raise bad_input("lengths", f"shape {tuple(given.shape)}", f"{tuple(batch)}, the batch shape", "one length per sequence.")
+        raise bad_input(
+            "lengths", f"shape {tuple(given.shape)}", f"{tuple(batch)}, the batch shape", "one length per sequence."
+        )
     if isinstance(value, Tensor) and given.device != potentials.device:
-        raise bad_input("lengths", f"device {given.device}", potentials.device, f"lengths.to({str(potentials.device)!r}).")
+        raise bad_input(
+            "lengths", f"device {given.device}", potentials.device, f"lengths.to({str(potentials.device)!r})."
+        )
     return given.to(potentials.device, torch.int64).reshape(B)
 
 
@@ -35,7 +40,7 @@ def wanted(validate_args: bool | None, potentials: Potentials) -> bool:
     if torch.compiler.is_compiling():
         return False
     # Under vmap a tensor has no value to read, and torch has no public way to ask.
-    if any(torch._C._functorch.is_batchedtensor(t) for t in potentials.parts.values()):
+    if any(is_batchedtensor(t) for t in potentials.parts.values()):
         return False
     return not (potentials.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
 
@@ -46,7 +51,9 @@ def values(potentials: Potentials, lengths: Tensor) -> None:
     if lengths.numel():
         least, most = (int(v) for v in lengths.aminmax())
         if least < 1 or most > T:
-            raise bad_input("lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", "drop empty sequences.")
+            raise bad_input(
+                "lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", "drop empty sequences."
+            )
     flags = []
     names = [n for n in potentials.parts if n not in MASKS]
     for name in names:

@@ -1,6 +1,8 @@
-"""What is known or required of a segmentation: observations about one input (`Evidence`), rules of a task (`Constraints`).
+"""What is known or required of a segmentation: observations about one input (`Evidence`), rules of a task
+(`Constraints`).
 
-Both act by forbidding: they put ``-inf`` where something is not allowed and mark where a segment must start. What is left is an
+Both act by forbidding: they put ``-inf`` where something is not allowed and mark where a segment must start. What is
+left is an
 ordinary model, so loss, marginals, sampling and decoding obey them alike.
 """
 
@@ -71,7 +73,10 @@ class Evidence:
             )  # fmt: skip
         flat = segments[None] if not segments.batch_shape else segments
         flat = Segments(
-            start=flat.start.flatten(0, -2), end=flat.end.flatten(0, -2), label=flat.label.flatten(0, -2), count=flat.count.flatten()
+            start=flat.start.flatten(0, -2),
+            end=flat.end.flatten(0, -2),
+            label=flat.label.flatten(0, -2),
+            count=flat.count.flatten(),
         )
         _within("evidence.segments label", torch.where(flat.mask, flat.label, 0), 0, model.C - 1)
         _within("evidence.segments end", torch.where(flat.mask, flat.end, 1), 1, T)
@@ -145,9 +150,15 @@ def as_segments(value: Segments | Sequence | None, device: torch.device) -> Segm
     return Segments.from_list(value, device)
 
 
-def _shaped(name: str, value: Tensor, batch: torch.Size, own: tuple[int, ...], dtype: torch.dtype = torch.bool) -> Tensor:
+def _shaped(
+    name: str, value: Tensor, batch: torch.Size, own: tuple[int, ...], dtype: torch.dtype = torch.bool
+) -> Tensor:
     """The mask with its batch axes flattened into one, or 1 where it is shared."""
-    if not isinstance(value, Tensor) or (value.dtype == torch.bool) != (dtype == torch.bool) or value.is_floating_point():
+    if (
+        not isinstance(value, Tensor)
+        or (value.dtype == torch.bool) != (dtype == torch.bool)
+        or value.is_floating_point()
+    ):
         kind = f"dtype {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise bad_input(name, kind, "a bool tensor" if dtype == torch.bool else "an integer tensor")
     if tuple(value.shape) == own:

@@ -1,10 +1,10 @@
 """The distribution over segmentations that a model defines: p(y) = exp(score(y)) / Z."""
 
+# pyright: reportIncompatibleMethodOverride=false
+# (torch.distributions types every value as a Tensor; the values of this distribution are Segments)
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
-from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring
-from semicrf.compile import Program, compiled, dual, load, torch_source
+from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCount, Max, Semiring
+from semicrf.compile import compiled, dual
 from semicrf.constraints import Evidence, as_segments
-from semicrf.engine import ops
 from semicrf.engine.dispatch import choose
-from semicrf.engine.layout import MASKS, Spec, flat, layout
-from semicrf.engine.primitives import ENVIRONMENT
+from semicrf.engine.layout import MASKS
 from semicrf.errors import bad_input
+from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.scoring import score
+from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
 inf = float("inf")
@@ -35,11 +34,14 @@ class SemiCRFDistribution(Distribution):
         potentials: `FactoredPotentials`, `SegmentPotentials` or `EdgePotentials`; their leading shape is `batch_shape`.
         lengths: integer ``(...)``, in ``1..T``; T by default. Nothing past a length is read.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``; one that is not there raises.
-        validate_args: check values (NaN, +inf, lengths); None: yes, except while compiling, capturing a CUDA graph or under vmap.
+        validate_args: check values (NaN, +inf, lengths); None: yes, except while compiling, capturing a CUDA graph or
+        under vmap.
             Shapes, dtypes and devices are always checked.
 
-    Nothing is computed until asked. Results have the potentials' dtype (float32 for half precision) and are differentiable in
-    every tensor given. Where no segmentation is possible log_partition is -inf, and entropy, marginals and gradients are 0.
+    Nothing is computed until asked. Results have the potentials' dtype (float32 for half precision) and are
+    differentiable in
+    every tensor given. Where no segmentation is possible log_partition is -inf, and entropy, marginals and gradients
+    are 0.
 
     Raises:
         InputError: what was passed, what was expected, the likely fix.
@@ -68,12 +70,12 @@ class SemiCRFDistribution(Distribution):
         self.potentials, self.backend = potentials, choose(backend, potentials.device)
         self.T, self.K, self.C = potentials.T, potentials.K, potentials.C
         self._lengths = _validation.lengths(lengths, potentials)
+        self._inference = Inference(potentials, self._lengths, self.backend)
         self._checked = _validation.wanted(validate_args, potentials)
         if self._checked:
             _validation.values(potentials, self._lengths)
         super().__init__(potentials.batch_shape, torch.Size(), validate_args=False)
 
-    # -------------------------------------------------------------- running the dynamic programme
     @property
     def lengths(self) -> Tensor:
         """int64 ``(...)``."""
@@ -83,26 +85,6 @@ class SemiCRFDistribution(Distribution):
     def dtype(self) -> torch.dtype:
         """Of results: the potentials' dtype, float32 for half precision."""
         return self.potentials.dtype if self.potentials.dtype in (torch.float32, torch.float64) else torch.float32
-
-    def _spec(self, semiring: type[Semiring], models: Sequence[dict[str, Tensor]]) -> Spec:
-        return Spec(compiled(semiring).key, self.backend, layout(models), self.T, self.K, self.C)
-
-    def _run(self, semiring: type[Semiring], *others: dict[str, Tensor]) -> Tensor:
-        """The semiring's total, (d, B) float64."""
-        models = [self.potentials.parts, *others]
-        return ops.scan(self._spec(semiring, models), self._lengths, flat(models)).value
-
-    def _log_z(self) -> Tensor:
-        return self._run(Log)[0]
-
-    def _log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """The gradient of log Z in each wanted part, (B, ...), in the potentials' dtype."""
-        full = {n: self.potentials.full(n) for n in wanted}
-        parts = {**self.potentials.parts, **full}
-        one = torch.ones(1, self._lengths.shape[0], dtype=torch.float64, device=self._lengths.device)
-        flags = [n in wanted for n in parts]
-        grads = ops.scan_vjp(self._spec(Log, [parts]), self._lengths, one, list(parts.values()), flags)
-        return {n: g for n, g in zip(parts, grads, strict=True) if n in wanted}
 
     def _shaped(self, value: Tensor) -> Tensor:
         """A result (B, ...) in the distribution's dtype and batch shape."""
@@ -115,15 +97,22 @@ class SemiCRFDistribution(Distribution):
         for model in models:
             theirs = (model.batch_shape, model.T, model.K, model.C, model.dtype)
             if theirs != mine:
-                raise bad_input("other model", f"(batch, T, K, C, dtype) = {theirs}", mine, "pad durations with -inf to one K.")
+                raise bad_input(
+                    "other model", f"(batch, T, K, C, dtype) = {theirs}", mine, "pad durations with -inf to one K."
+                )
         for other in others:
-            if isinstance(other, SemiCRFDistribution) and self._checked and not torch.equal(other._lengths, self._lengths):
+            if (
+                isinstance(other, SemiCRFDistribution)
+                and self._checked
+                and not torch.equal(other._lengths, self._lengths)
+            ):
                 raise bad_input("other model", f"lengths {other.lengths.tolist()}", self.lengths.tolist())
         return [m.parts for m in models]
 
     # -------------------------------------------------------------- quantities
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
-        """The total of any semiring over all segmentations, as a NamedTuple of its fields, each ``(...)`` or ``(..., k)``.
+        """The total of any semiring over all segmentations, as a NamedTuple of its fields, each ``(...)`` or ``(...,
+        k)``.
 
         Args:
             semiring: a class, an instance or a registered name.
@@ -143,26 +132,27 @@ class SemiCRFDistribution(Distribution):
                 f"reduce({program.name})", f"{1 + len(others)} models", program.potentials,
                 "give the second and later potentials as further arguments.",
             )  # fmt: skip
-        total = self._run(program.semiring, *self._others(others))
-        return _named(program, [self._shaped(v) for v in _read(program, total)])
+        total = self._inference.total(program.semiring, *self._others(others))
+        return read(program, total, self._shaped)
 
     @property
     def log_partition(self) -> Tensor:
         """``(...)``: log Z."""
-        return self._shaped(self._log_z())
+        return self._shaped(self._inference.log_z())
 
     partition = log_partition
 
     @property
     def max(self) -> Tensor:
         """``(...)``: the score of the best segmentation; its gradient is the indicator of `argmax`."""
-        return self._shaped(self._run(Max)[0])
+        return self._shaped(self._inference.total(Max)[0])
 
     @property
     def argmax(self) -> Segments:
-        """The best segmentation, with its score. Ties: smallest duration, then smallest previous label, walking backwards."""
-        spec = self._spec(Max, [self.potentials.parts])
-        marks, labels, best = ops.best_path(spec, self._lengths, flat([self.potentials.parts]))
+        """The best segmentation, with its score. Ties: smallest duration, then smallest previous label, walking
+        backwards.
+        """
+        marks, labels, best = self._inference.best()
         return self._segments(marks, labels, (), score=self._shaped(best))
 
     @property
@@ -172,11 +162,11 @@ class SemiCRFDistribution(Distribution):
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
-        return self._run(KMax(k)).to(self.dtype).reshape(k, *self.batch_shape)
+        return self._inference.total(KMax(k)).to(self.dtype).reshape(k, *self.batch_shape)
 
     def entropy(self) -> Tensor:
         """``(...)`` nats: Shannon entropy."""
-        return self._shaped(self._run(Entropy)[1])
+        return self._shaped(self._inference.total(Entropy)[1])
 
     def perplexity(self) -> Tensor:
         """``(...)``: exp of the entropy, the effective number of segmentations."""
@@ -184,21 +174,21 @@ class SemiCRFDistribution(Distribution):
 
     def cross_entropy(self, q: SemiCRFDistribution) -> Tensor:
         """``(...)`` nats: -E_p log q; +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._run(CrossEntropy, *self._others([q]))[2])
+        return self._shaped(self._inference.total(CrossEntropy, *self._others([q]))[2])
 
     def kl(self, q: SemiCRFDistribution) -> Tensor:
         """``(...)`` nats: KL(p || q); +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._run(KL, *self._others([q]))[2])
+        return self._shaped(self._inference.total(KL, *self._others([q]))[2])
 
     @property
     def log_count(self) -> Tensor:
         """``(...)``: log of the number of segmentations of non-zero weight."""
-        return self._shaped(self._run(LogCount)[0].detach())
+        return self._shaped(self._inference.total(LogCount)[0].detach())
 
     @property
     def count(self) -> Tensor:
         """``(...)`` float64: the number of segmentations of non-zero weight, exact below 2^53."""
-        counted = self._run(LogCount)[0].detach().exp()
+        counted = self._inference.total(LogCount)[0].detach().exp()
         return torch.where(counted < 2.0**40, counted.round(), counted).reshape(self.batch_shape)
 
     @property
@@ -208,11 +198,11 @@ class SemiCRFDistribution(Distribution):
 
     def expectation(self, f: Potentials) -> Tensor:
         """``(...)``: the mean of an additive quantity whose values `f` holds; ignored where the probability is 0."""
-        return self._shaped(self._run(Expectation, *self._others([f]))[1])
+        return self._shaped(self._inference.total(Expectation, *self._others([f]))[1])
 
     def covariance(self, f: Potentials, g: Potentials) -> Tensor:
         """``(...)``: the covariance of two additive quantities: the derivative of E[f] when the scores move along g."""
-        return self._shaped(self._run(dual(Expectation), *self._others([f, g]), {})[3])
+        return self._shaped(self._inference.total(dual(Expectation), *self._others([f, g]), {})[3])
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
@@ -226,7 +216,7 @@ class SemiCRFDistribution(Distribution):
             InputError: segments that do not tile ``[0, length)``, are longer than K or have no such label.
         """
         segments, extra = self._value(value)
-        return self._score(segments).to(self.dtype).reshape((*extra, *self.batch_shape))
+        return score(self.potentials, segments, self._lengths).to(self.dtype).reshape((*extra, *self.batch_shape))
 
     def log_prob(self, value: Segments | Sequence | Evidence) -> Tensor:
         """``(..., *batch)``: log-probability of segmentations, or of evidence (summed over all that agree with it).
@@ -237,32 +227,21 @@ class SemiCRFDistribution(Distribution):
             InputError: as `score`.
         """
         if isinstance(value, Evidence):
-            joint, extra = self.condition(value)._log_z()[None], ()
+            joint, extra = self.condition(value)._inference.log_z()[None], ()
         else:
             segments, extra = self._value(value)
-            joint = self._score(segments)
-        log_z = self._log_z()
+            joint = score(self.potentials, segments, self._lengths)
+        log_z = self._inference.log_z()
         difference = joint - torch.where(log_z == -inf, 0.0, log_z)
         return difference.to(self.dtype).reshape((*extra, *self.batch_shape))
 
-    def _score(self, segments: Segments) -> Tensor:
-        """float64 (S, B)."""
-        B = self._lengths.shape[0]
-        stacked = Segments(**{n: getattr(segments, n).unflatten(0, (-1, B)) for n in ("start", "end", "label", "count")})
-        return score(self.potentials, stacked, self._lengths)
-
-    def _value(self, value: Segments | Sequence, tiling: bool = True) -> tuple[Segments, tuple[int, ...]]:
-        """Segmentations with their axes flattened to (S * B, N), and the sample axes in front of the batch."""
+    def _value(self, value: Segments | Sequence, tiling: bool = True) -> tuple[Segments, torch.Size]:
+        """Segmentations (S, B, N), checked, and the sample axes that S stands for."""
         segments = as_segments(value, self._lengths.device)
-        lead, own = segments.batch_shape, self.batch_shape
-        extra = lead[: len(lead) - len(own)]
-        if len(lead) < len(own) or lead != extra + own:
-            fix = "one segmentation for every sequence; sample axes come first."
-            raise bad_input("value", f"batch shape {tuple(lead)}", f"(..., {', '.join(map(str, own))})", fix)
+        flat, extra = flattened(segments, self.batch_shape)
         if self._checked and tiling:
             check_tiling(segments, self.lengths, self.K, self.C, allow_empty=True)
-        flat_axes = {n: getattr(segments, n).reshape(-1, segments.start.shape[-1]) for n in ("start", "end", "label")}
-        return Segments(**flat_axes, count=segments.count.reshape(-1)), tuple(extra)
+        return flat, extra
 
     def _segments(self, marks: Tensor, labels: Tensor, extra: tuple[int, ...], score: Tensor | None = None) -> Segments:
         shape = (*extra, *self.batch_shape)
@@ -285,9 +264,8 @@ class SemiCRFDistribution(Distribution):
         shape, B = torch.Size(sample_shape), self._lengths.shape[0]
         seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
         ids = torch.arange(B, device=self._lengths.device) if sequence_id is None else sequence_id.reshape(B)
-        spec = self._spec(Log, [self.potentials.parts])
-        parts = flat([self.potentials.parts])
-        return self._segments(*ops.sample(spec, self._lengths, parts, seed, shape.numel(), ids), tuple(shape))
+        marks, labels = self._inference.sample(seed, shape.numel(), ids)
+        return self._segments(marks, labels, tuple(shape))
 
     def condition(self, evidence: Evidence) -> SemiCRFDistribution:
         """The distribution given what is known: ``condition(e).log_partition - log_partition = log_prob(e)``."""
@@ -349,25 +327,6 @@ class SemiCRFDistribution(Distribution):
             f"SemiCRFDistribution(batch_shape={tuple(self.batch_shape)}, T={self.T}, K={self.K}, C={self.C}, "
             f"dtype={self.potentials.dtype}, device={self._lengths.device}, backend={self.backend})"
         )
-
-
-def _read(program: Program, total: Tensor) -> list[Tensor]:
-    """What a semiring reports, one tensor (B,) or (B, k) per field."""
-    scalars = load(torch_source(program), "torch", ENVIRONMENT).read(total)
-    fields, at = [], 0
-    for _, width in program.semiring.reads:
-        fields.append(scalars[at] if width == 1 else torch.stack(scalars[at : at + width], -1))
-        at += width
-    return fields
-
-
-@lru_cache(maxsize=None)
-def _tuple_type(name: str, fields: tuple[str, ...]) -> Any:
-    return namedtuple("".join(c if c.isalnum() else "_" for c in name), fields)
-
-
-def _named(program: Program, values: Sequence[Tensor]) -> Any:
-    return _tuple_type(program.name, tuple(n for n, _ in program.semiring.reads))(*values)
 
 
 @register_kl(SemiCRFDistribution, SemiCRFDistribution)

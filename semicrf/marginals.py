@@ -19,8 +19,10 @@ _CHEAP = ("emission", "transition", "duration", "start", "end", "segment_start")
 class Marginals:
     """Probabilities and expected counts, each computed when asked for and kept; all differentiable.
 
-    Each is the gradient of log Z in one part of the potentials, with zeros put in where the model lacks the part. One reverse
-    sweep serves every view whose size is that of the inputs; `segments` and `edge` hold a number for every arc and take their own.
+    Each is the gradient of log Z in one part of the potentials, with zeros put in where the model lacks the part. One
+    reverse
+    sweep serves every view whose size is that of the inputs; `segments` and `edge` hold a number for every arc and
+    take their own.
     Where no segmentation is possible all are 0. Results have the distribution's dtype.
     """
 
@@ -31,7 +33,7 @@ class Marginals:
     def _expected(self, name: str) -> Tensor:
         if name not in self._known:
             wanted = _CHEAP if name in _CHEAP else (name,)
-            self._known.update(self._distribution._log_z_gradients(wanted))
+            self._known.update(self._distribution._inference.log_z_gradients(wanted))
         return self._distribution._shaped(self._known[name])
 
     @property
@@ -75,7 +77,8 @@ class Marginals:
         return self._expected("edge")
 
     def segment(self, segments: Segments | Sequence) -> Tensor:
-        """(..., N): the probability of each given segment, 0 at padding; leading sample axes may stand in front of the batch.
+        """(..., N): the probability of each given segment, 0 at padding; leading sample axes may stand in front of
+        the batch.
 
         Raises:
             InputError: the batch shapes do not fit.
@@ -86,6 +89,6 @@ class Marginals:
         k = value.durations - 1
         inside = value.mask & (k < d.K) & (value.end <= d.T) & (value.label < d.C) & (value.label >= 0)
         at = [torch.where(inside, i, 0) for i in (value.start, k, value.label)]
-        row = torch.arange(table.shape[0], device=table.device)[:, None]
+        row = torch.arange(table.shape[0], device=table.device)[:, None]  # of the batch; samples come in front
         found = torch.where(inside, table[row, at[0], at[1], at[2]], 0.0)
         return found.reshape((*extra, *d.batch_shape, -1))

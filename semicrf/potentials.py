@@ -21,7 +21,8 @@ class Potentials:
     Use one of the subclasses; this class is what conditioning a model gives.
 
     Attributes:
-        parts: name -> tensor with the axes of `semicrf.engine.layout.PARTS`; the first is the flattened batch, or 1 where shared.
+        parts: name -> tensor with the axes of `semicrf.engine.layout.PARTS`; the first is the flattened batch, or 1
+        where shared.
         batch_shape: the leading shape that the first axis stands for.
         T, K, C: positions, longest segment, labels.
     """
@@ -88,7 +89,8 @@ class FactoredPotentials(Potentials):
         emission: ``(..., T, C)``, summed over the positions of a segment.
         transition: ``(C, C)`` or ``(..., C, C)``, indexed ``[previous, next]``.
         duration: ``(K, C)`` or ``(..., K, C)``; row ``k - 1`` scores a segment of k positions.
-        duration_transition: ``(K, C, C)`` or ``(..., K, C, C)``, by the duration of the next segment; not read for the first.
+        duration_transition: ``(K, C, C)`` or ``(..., K, C, C)``, by the duration of the next segment; not read for
+        the first.
         start, end: ``(C,)`` or ``(..., C)``: label of the first and of the last segment.
         segment_start, segment_end: ``(..., T, C)``: read at a segment's first and last position.
         max_duration: K, where neither duration nor duration_transition says it; T by default.
@@ -124,8 +126,9 @@ class FactoredPotentials(Potentials):
         if not isinstance(K, int) or K < 1:
             raise bad_input("max_duration", K, "an integer of at least 1")
         given = {
-            "emission": emission, "transition": transition, "duration": duration, "duration_transition": duration_transition,
-            "start": start, "end": end, "segment_start": segment_start, "segment_end": segment_end,
+            "emission": emission, "transition": transition, "duration": duration,
+            "duration_transition": duration_transition, "start": start, "end": end,
+            "segment_start": segment_start, "segment_end": segment_end,
         }  # fmt: skip
         super().__init__(_normal(given, emission, batch, T, K, C), batch, T, K, C)
 
@@ -139,7 +142,8 @@ class FactoredPotentials(Potentials):
             cum_scores: ``(..., T + 1, C)`` prefix sums; row 0 is zero.
             transition: ``(C, C)`` or ``(..., C, C)``, ``[previous, next]``, also applied from the phantom label.
             duration_bias: ``(K, C)`` or ``(..., K, C)``; row ``d - 1`` is duration d.
-            first: the phantom label is summed out (``"sum"``, exact for log Z and marginals) or maximised (``"max"``, for decoding).
+            first: the phantom label is summed out (``"sum"``, exact for log Z and marginals) or maximised (``"max"``,
+            for decoding).
 
         >>> p = FactoredPotentials.from_cumulative_scores(torch.zeros(1, 6, 2), torch.zeros(2, 2), torch.zeros(3, 2))
         >>> p.T, p.K, [round(x, 3) for x in p.parts["start"].flatten().tolist()]
@@ -152,7 +156,8 @@ class SegmentPotentials(Potentials):
     """Scores given segment by segment: any content model.
 
     Args:
-        segment: ``(..., T, K, C)``: the segment that starts at t, of duration row ``k - 1``, with label c. Entries that pass the
+        segment: ``(..., T, K, C)``: the segment that starts at t, of duration row ``k - 1``, with label c. Entries
+        that pass the
             length are never read.
         transition: ``(C, C)`` or ``(..., C, C)``.
         start, end: ``(C,)`` or ``(..., C)``.
@@ -165,7 +170,12 @@ class SegmentPotentials(Potentials):
     """
 
     def __init__(
-        self, segment: Tensor, transition: Tensor | None = None, *, start: Tensor | None = None, end: Tensor | None = None
+        self,
+        segment: Tensor,
+        transition: Tensor | None = None,
+        *,
+        start: Tensor | None = None,
+        end: Tensor | None = None,
     ):
         batch, (T, K, C) = _leading("segment", segment, 3)
         given = {"segment": segment, "transition": transition, "start": start, "end": end}
@@ -251,5 +261,7 @@ def _normal(
         else:
             axes = ", ".join(f"{a}={sizes[a]}" for a in PARTS[name][1:])
             want = f"{own}" + (f" or {(*batch, *own)}" if batch else "")
-            raise bad_input(name, f"shape {tuple(value.shape)}", f"{want}, that is ({axes})", "check the order of axes and K.")
+            raise bad_input(
+                name, f"shape {tuple(value.shape)}", f"{want}, that is ({axes})", "check the order of axes and K."
+            )
     return parts

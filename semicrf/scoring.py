@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from semicrf.errors import bad_input
 from semicrf.potentials import Potentials
 from semicrf.segments import Segments
 
@@ -12,9 +13,14 @@ inf = float("inf")
 
 
 def score(potentials: Potentials, segments: Segments, lengths: Tensor) -> Tensor:
-    """float64 scores ``(S, B)`` of segmentations ``(S, B, N)`` that tile; ``-inf``, without gradient, where forbidden or count 0."""
+    """float64 scores ``(S, B)`` of segmentations ``(S, B, N)`` that tile; ``-inf``, without gradient, where forbidden
+    or count 0.
+    """
     terms = _Terms(potentials, segments, lengths)
-    allowed, total = segments.count > 0, torch.zeros(segments.batch_shape, dtype=torch.float64, device=potentials.device)
+    allowed, total = (
+        segments.count > 0,
+        torch.zeros(segments.batch_shape, dtype=torch.float64, device=potentials.device),
+    )
     for name, part in potentials.parts.items():
         values, used = getattr(terms, name)(part)
         if name == "required":
@@ -25,6 +31,22 @@ def score(potentials: Potentials, segments: Segments, lengths: Tensor) -> Tensor
         allowed = allowed & ~forbidden
         total = total + torch.where(values == -inf, 0.0, values).sum(-1)
     return torch.where(allowed, total, -inf)
+
+
+def flattened(segments: Segments, batch: torch.Size) -> tuple[Segments, torch.Size]:
+    """Segmentations (..., *batch, N) as (S, B, N), and the leading sample axes that S stands for.
+
+    Raises:
+        InputError: the last axes are not those of the batch.
+    """
+    lead = segments.batch_shape
+    extra = lead[: len(lead) - len(batch)]
+    if len(lead) < len(batch) or lead != extra + batch:
+        fix = "one segmentation for every sequence; sample axes come first."
+        raise bad_input("value", f"batch shape {tuple(lead)}", f"(..., {', '.join(map(str, batch))})", fix)
+    shape = (extra.numel(), batch.numel())
+    wide = {n: getattr(segments, n).reshape(*shape, -1) for n in ("start", "end", "label")}
+    return Segments(**wide, count=segments.count.reshape(shape)), extra
 
 
 class _Terms:

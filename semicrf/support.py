@@ -40,7 +40,9 @@ def enumerate_all(lengths: Tensor, K: int, C: int) -> Segments:
     flat = lengths.flatten().tolist()
     most = max((number(n, K, C) for n in set(flat)), default=0)
     if most * len(flat) > _LIMIT:
-        raise bad_input("enumerate_support", f"{most} segmentations", f"at most {_LIMIT} in all", "use sample or argmax.")
+        raise bad_input(
+            "enumerate_support", f"{most} segmentations", f"at most {_LIMIT} in all", "use sample or argmax."
+        )
     columns = {n: [list(y) for y in segmentations(n, K, C)] for n in set(flat)}
     rows = [[columns[n][s] if s < len(columns[n]) else [] for n in flat] for s in range(most)]
     found = Segments.from_list(rows, lengths.device)

@@ -1,6 +1,7 @@
 """Expressions: the few operations from which a semiring is written.
 
-A semiring's functions are called once, with symbols in place of numbers, and what they return is a graph of `Expr` nodes.
+A semiring's functions are called once, with symbols in place of numbers, and what they return is a graph of `Expr`
+nodes.
 Everything else (gradients, tangents, code for every target) is derived from that graph by `semicrf.compile`.
 
 There are three kinds of node: *leaves* (a field of an input, of an output, of a cotangent, a potential, a constant),
@@ -108,6 +109,7 @@ def wrap(value: Scalar) -> Expr:
 
 
 def leaf(kind: str, index: int) -> Expr:
+    """An input: the field or potential with this index, of one kind (see `LEAVES`)."""
     return Expr(kind, (), (index,))
 
 
@@ -179,9 +181,11 @@ def total(x: Scalar) -> Expr:
 
 
 def best(xs: Sequence[Scalar], k: int) -> tuple[Expr, ...]:
-    """The k largest over the axis and over the scalars `xs` together, descending, filled with -inf; ties go to the first.
+    """The k largest over the axis and over the scalars `xs` together, descending, filled with -inf; ties go to the
+    first.
 
-    A choice is remembered by where it was found, so its reverse rule gives the gradient to what was chosen and to nothing else.
+    A choice is remembered by where it was found, so its reverse rule gives the gradient to what was chosen and to
+    nothing else.
     """
     node = Expr("best", tuple(map(wrap, xs)), (k,))
     return tuple(Expr("item", (node,), (r,)) for r in range(k))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from semicrf.errors import SemiringError
 
@@ -25,16 +25,20 @@ class Semiring:
                 p = ratio(x.logz, logz)
                 return logz, total(weigh(p, x.h + surprisal(x.logz, logz)))
 
-    The functions take no `self` and use only the operations of `semicrf.semirings` (``+ - * /`` among them): they are called
-    once, with symbols. `lift` must turn sums of potentials into products, ``lift(v + w) = mul(lift(v), lift(w))``; it takes as
+    The functions take no `self` and use only the operations of `semicrf.semirings` (``+ - * /`` among them): they are
+    called
+    once, with symbols. `lift` must turn sums of potentials into products, ``lift(v + w) = mul(lift(v), lift(w))``; it
+    takes as
     many potentials as `potentials` says, the i-th from the i-th model. Optional:
 
     ``read(x)``
-        what `reduce` reports, computed from the final element; its names are in ``reads`` (default: the fields as they are).
+        what `reduce` reports, computed from the final element; its names are in ``reads`` (default: the fields as
+        they are).
     ``divide(a, b)``
         the element c with ``mul(c, b) = a``; it lets time be cut into chunks.
 
-    A field may hold several scalars: ``fields = {"scores": 4}`` makes ``x.scores`` a tuple of four. `check_semiring` tests the laws.
+    A field may hold several scalars: ``fields = {"scores": 4}`` makes ``x.scores`` a tuple of four. `check_semiring`
+    tests the laws.
     Raises `SemiringError` at class creation where a declaration is missing or inconsistent.
     """
 
@@ -48,8 +52,8 @@ class Semiring:
     lift: ClassVar[Callable[..., Any]]
     mul: ClassVar[Callable[..., Any]]
     sum: ClassVar[Callable[..., Any]]
-    read: ClassVar[Callable[..., Any] | None] = None
-    divide: ClassVar[Callable[..., Any] | None] = None
+    read: ClassVar[Callable[..., Any]]
+    divide: ClassVar[Callable[..., Any]]
     explain: ClassVar[Callable[..., str]]
     """``S.explain("torch" | "latex")`` returns the generated text; attached by `semicrf.compile`."""
 
@@ -72,6 +76,10 @@ class Semiring:
         for name in ("lift", "mul", "sum"):
             if not callable(getattr(cls, name, None)):
                 raise SemiringError(f"{cls.__name__} has no {name}; expected a function of plain scalar operations.")
+
+    if TYPE_CHECKING:  # the functions take no self, so a type checker takes their elements for semirings
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @classmethod
     def width(cls) -> int:

@@ -3,11 +3,11 @@
 Eager torch, the kernels, the gradients, the LaTeX and the law tests all come from these lines.
 """
 
-# pyright: reportSelfClsParameterName=false, reportIncompatibleMethodOverride=false
-# (a semiring's functions take no self: the base class makes them static)
+# fmt: off
+# (one line per function: the shape of the algebra)
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from semicrf.algebra.expr import best, exp, inf, largest, lse, ratio, surprisal, top, total, weigh
 from semicrf.algebra.semiring import Semiring, register
@@ -40,7 +40,9 @@ class Max(Semiring):
 
 @register
 class Std(Semiring):
-    """Z itself, the sum of non-negative weights exp(w), carried as a logarithm so that only the value read out may overflow."""
+    """Z itself, the sum of non-negative weights exp(w), carried as a logarithm so that only the value read out may
+    overflow.
+    """
 
     fields = "logz"
     reads = "z"
@@ -52,7 +54,7 @@ class Std(Semiring):
     def divide(a, b): return a.logz - b.logz
 
 
-@lru_cache(maxsize=None)
+@cache
 def KMax(k: int) -> type[Semiring]:
     """The scores of the k best segmentations, descending, -inf where fewer exist (Goodman 1999, section 2.5)."""
     if not 1 <= k <= 16:

@@ -1,7 +1,9 @@
 """Reverse rules and tangents, derived from a traced function.
 
-The reverse rule of an operation is one line of a table. For a semiring whose `sum` is made of log-sums and weighted totals the
-rule comes out *pointwise* in (cotangent, output, input) after simplification: one backward sweep needs no reduction of its own.
+The reverse rule of an operation is one line of a table. For a semiring whose `sum` is made of log-sums and weighted
+totals the
+rule comes out *pointwise* in (cotangent, output, input) after simplification: one backward sweep needs no reduction
+of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def cotangents(outputs: Sequence[Expr], inputs: Sequence[Expr], seeds: Sequence[
             ranked.setdefault(node.args[0], {})[node.attr[0]] = acc[node]
         elif node in acc and not node.leaf:
             if node.op not in REVERSE:
-                raise SemiringError(f"{name}: no reverse rule for {node.op!r} in {node!r}. Likely fix: write it with sums, lse, best.")
+                raise SemiringError(
+                    f"{name}: no reverse rule for {node.op!r} in {node!r}. Likely fix: write it with sums, lse, best."
+                )
             for a, g in zip(node.args, REVERSE[node.op](acc[node], node, *node.args), strict=True):
                 give(a, linear.total(g) if g.varies and not a.varies else linear.collect(g))
     return [linear.collect(acc.get(x, ZERO)) for x in inputs]
@@ -83,7 +87,8 @@ def cotangents(outputs: Sequence[Expr], inputs: Sequence[Expr], seeds: Sequence[
 class Reverse:
     """The reverse rule of `sum`: cotangents in terms of leaves x, y, g and id.
 
-    `first` lists the reductions that are left, to be computed in a sweep of their own before the pointwise one; usually none.
+    `first` lists the reductions that are left, to be computed in a sweep of their own before the pointwise one;
+    usually none.
     """
 
     outputs: tuple[Expr, ...]
@@ -106,7 +111,9 @@ def stored_ids(outputs: Sequence[Expr]) -> dict[Expr, Expr]:
 
 
 def reverse(outputs: Sequence[Expr], inputs: Sequence[Expr], name: str) -> Reverse:
-    """The reverse rule of a reduction, with everything already known (the outputs, the stored ids) taken from storage."""
+    """The reverse rule of a reduction, with everything already known (the outputs, the stored ids) taken from
+    storage.
+    """
     derived = cotangents(outputs, inputs, [leaf("g", i) for i in range(len(outputs))], name)
     known = stored_ids(outputs) | _known(outputs)
     rule = tuple(_substitute(e, known) for e in derived)
@@ -129,7 +136,11 @@ def _known(outputs: Sequence[Expr]) -> dict[Expr, Expr]:
     for i, output in enumerate(outputs):
         terms = _terms(output)
         unknown = [t for t in terms if t.op in REDUCTIONS and t not in known]
-        if len(terms) > 1 and len(unknown) == 1 and all(t in known or t.value is not None for t in terms if t is not unknown[0]):
+        if (
+            len(terms) > 1
+            and len(unknown) == 1
+            and all(t in known or t.value is not None for t in terms if t is not unknown[0])
+        ):
             rest = leaf("y", i)
             for t in terms:
                 if t is not unknown[0]:

@@ -6,7 +6,7 @@ import hashlib
 import linecache
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +30,7 @@ def load(source: str, name: str, environment: Mapping[str, Any]) -> ModuleType:
     return sys.modules[full]
 
 
-@lru_cache(maxsize=None)
+@cache
 def explain(semiring: type[Semiring], target: str = "torch") -> str:
     """The text generated from a semiring for a target.
 
@@ -43,4 +43,4 @@ def explain(semiring: type[Semiring], target: str = "torch") -> str:
     return TARGETS[target](compiled(semiring))
 
 
-Semiring.explain = classmethod(explain)  # type: ignore[assignment]  # attached here: the algebra itself renders nothing
+setattr(Semiring, "explain", classmethod(explain))  # noqa: B010  the algebra itself renders nothing, so it is attached here

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 from semicrf.algebra.expr import Expr, leaf, postorder, wrap
@@ -19,7 +20,8 @@ Outputs = tuple[Expr, ...]
 class Program:
     """The traced functions of one semiring, each computed when first asked for.
 
-    Inputs are leaves: ``x`` the terms of a sum, ``y`` its result, ``a`` and ``b`` two elements, ``w`` potentials, ``g`` cotangents,
+    Inputs are leaves: ``x`` the terms of a sum, ``y`` its result, ``a`` and ``b`` two elements, ``w`` potentials,
+    ``g`` cotangents,
     ``id`` where a stored choice was found.
     """
 
@@ -42,8 +44,8 @@ class Program:
             raise
         except Exception as error:
             raise SemiringError(
-                f"{self.name}.{what} could not be traced: {type(error).__name__}: {error}. It is called once with symbols; "
-                "expected only + - * / and the operations of semicrf.semirings."
+                f"{self.name}.{what} could not be traced: {type(error).__name__}: {error}. It is called once with "
+                "symbols; expected only + - * / and the operations of semicrf.semirings."
             ) from error
         expected = self.width if width is None else width
         if len(result) != expected or not all(isinstance(r, Expr | int | float) for r in result):
@@ -51,7 +53,9 @@ class Program:
         outputs = tuple(simplify(wrap(r)) for r in result)
         for node in postorder(outputs):
             if node.op in ("lse", "total", "best") and not any(a.varies for a in node.args):
-                raise SemiringError(f"{self.name}.{what} reduces {node!r}, which does not depend on the terms of a sum.")
+                raise SemiringError(
+                    f"{self.name}.{what} reduces {node!r}, which does not depend on the terms of a sum."
+                )
         return outputs
 
     @cached_property
@@ -78,7 +82,7 @@ class Program:
     @cached_property
     def read(self) -> Outputs:
         names = self.semiring.reads
-        if self.semiring.read is None:
+        if not hasattr(self.semiring, "read"):
             return tuple(leaf("a", i) for i in range(self.width))
         return self._trace("read", self.semiring.read, self._element("a"), width=sum(n for _, n in names))
 
@@ -105,7 +109,16 @@ class Program:
     @cached_property
     def key(self) -> str:
         """Name and digest: equal keys mean equal programs."""
-        parts = (self.lift, self.act, self.sum, self.read, self.semiring.zero, self.semiring.one, self.semiring.fields, self.gates)
+        parts = (
+            self.lift,
+            self.act,
+            self.sum,
+            self.read,
+            self.semiring.zero,
+            self.semiring.one,
+            self.semiring.fields,
+            self.gates,
+        )
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
         return f"{self.name}-{digest}"
 
@@ -119,16 +132,20 @@ class Program:
         """Scalars that every element holds in descending order, because `sum` leaves them so and zero and one are."""
         runs: dict[Expr, list[int]] = {}
         for i, output in enumerate(self.sum):
-            if output.op == "item" and output.args[0].op == "best" and output.attr[0] == len(runs.get(output.args[0], ())):
+            if (
+                output.op == "item"
+                and output.args[0].op == "best"
+                and output.attr[0] == len(runs.get(output.args[0], ()))
+            ):
                 runs.setdefault(output.args[0], []).append(i)
         ends = (self.semiring.zero, self.semiring.one)
-        return [tuple(r) for r in runs.values() if all(e[i] >= e[j] for e in ends for i, j in zip(r, r[1:], strict=False))]
+        return [tuple(r) for r in runs.values() if all(e[i] >= e[j] for e in ends for i, j in pairwise(r))]
 
 
 _programs: dict[str, Program] = {}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(semiring: type[Semiring]) -> Program:
     program = Program(semiring)
     return _programs.setdefault(program.key, program)
@@ -146,17 +163,20 @@ def program(key: str) -> Program:
     return _programs[key]
 
 
-@lru_cache(maxsize=None)
+@cache
 def dual(semiring: type[Semiring]) -> type[Semiring]:
     """The semiring of (value, derivative along a direction): one tangent channel beside every field.
 
-    Its second set of potentials is the direction, so its reverse rule is a Hessian-vector product (Pearlmutter 1994; for log Z,
+    Its second set of potentials is the direction, so its reverse rule is a Hessian-vector product (Pearlmutter 1994;
+    for log Z,
     Li & Eisner 2009, section 4). It is a semiring like any other, so it has a dual of its own.
     """
     base = compiled(semiring)
     d, p = base.width, base.potentials
 
-    def along(what: str, outputs: Outputs, inputs: tuple[Expr, ...], values: tuple, directions: tuple) -> tuple[Expr, ...]:
+    def along(
+        what: str, outputs: Outputs, inputs: tuple[Expr, ...], values: tuple, directions: tuple
+    ) -> tuple[Expr, ...]:
         symbols = tuple(leaf("b", i) for i in range(1000, 1000 + len(inputs)))  # stand for the direction while deriving
         varying = tuple(Expr("x", (), (i,)) for i in range(1000, 1000 + len(inputs))) if what == "sum" else symbols
         derived = (*outputs, *tangents(outputs, inputs, varying, f"{base.name}.{what}"))

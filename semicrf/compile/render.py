@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from semicrf.algebra.expr import Expr, postorder
 from semicrf.compile.program import Program
+from semicrf.errors import SemiringError
 
 Signature = Mapping[str, str]  # leaf kind -> how the leaf with index {} is written
 
@@ -23,7 +24,8 @@ class Function:
 
 
 TORCH = {
-    "add": "{0} + {1}", "neg": "-{0}", "mul": "{0} * {1}", "recip": "1.0 / {0}", "exp": "torch.exp({0})", "log": "torch.log({0})",
+    "add": "{0} + {1}", "neg": "-{0}", "mul": "{0} * {1}", "recip": "1.0 / {0}",
+    "exp": "torch.exp({0})", "log": "torch.log({0})",
     "maximum": "maximum({0}, {1})", "atleast": "indicator({0} >= {1}, {0})", "exceeds": "indicator({0} > {1}, {0})",
     "ratio": "ratio({0}, {1})", "weigh": "weigh({0}, {1})", "surprisal": "surprisal({0}, {1})",
     "lse": "lse({0}, dim)", "total": "total({0}, dim)", "best": "best(({all}), {k}, dim)", "top": "top(({all}), {k})",
@@ -31,10 +33,12 @@ TORCH = {
 }  # fmt: skip
 
 LATEX = {
-    "add": "{0} + {1}", "neg": "-{0}", "mul": r"{0}\,{1}", "recip": r"\frac{{1}}{{{0}}}", "exp": "e^{{{0}}}", "log": r"\log {0}",
+    "add": "{0} + {1}", "neg": "-{0}", "mul": r"{0}\,{1}", "recip": r"\frac{{1}}{{{0}}}",
+    "exp": "e^{{{0}}}", "log": r"\log {0}",
     "maximum": r"\max({0}, {1})", "atleast": r"[{0} \ge {1}]", "exceeds": "[{0} > {1}]",
     "ratio": "e^{{{0} - {1}}}", "weigh": r"{0}\,({1})", "surprisal": "({1} - {0})",
-    "lse": r"\log\sum_i e^{{{0}}}", "total": r"\sum_i {0}", "best": r"\max_i^{{({k})}}({all})", "top": r"\max^{{({k})}}({all})",
+    "lse": r"\log\sum_i e^{{{0}}}", "total": r"\sum_i {0}",
+    "best": r"\max_i^{{({k})}}({all})", "top": r"\max^{{({k})}}({all})",
     "item": "{0}_{{{k}}}", "where": r"\arg {0}_{{{k}}}", "hit": "[{0} = i]",
 }  # fmt: skip
 
@@ -49,12 +53,14 @@ def functions(program: Program) -> list[Function]:
         Function("act", "a, w", program.act, "The product of an element and lifted potentials."),
         Function("act_vjp", "g, a, w", program.act_reverse, "Cotangents of the element, then of the potentials."),
         Function("sum", "x, dim", program.sum, "The sum over an axis, and where its choices were found.", also=places),
-        Function("sum_vjp", "g, y, x, id, dim", program.reverse.outputs, f"Cotangents of the terms; {_sweeps(program)}."),
+        Function(
+            "sum_vjp", "g, y, x, id, dim", program.reverse.outputs, f"Cotangents of the terms; {_sweeps(program)}."
+        ),
         Function("read", "a", program.read, "What `reduce` reports."),
     ]
     try:
         made.insert(1, Function("mul", "a, b", program.mul, "The product of two elements."))
-    except Exception as error:  # a dual of k-best has an action but no product; the text says so
+    except SemiringError as error:  # a dual of k-best has an action but no product; the text says so
         made.insert(1, Function("mul", "a, b", (), f"Not defined: {error}"))
     return made
 
@@ -109,9 +115,12 @@ def latex_source(program: Program) -> str:
     fields = [n if w == 1 else f"{n}_{{{i}}}" for n, w in program.semiring.fields for i in range(w)]
     lines = [r"\begin{aligned}", rf"&\textbf{{{program.name}}}\\"]
     for symbol, outputs in ((r"w", program.lift), (r"a \otimes b", program.mul), (r"\bigoplus_i x_i", program.sum)):
-        lines += [rf"({symbol})_{{\mathrm{{{f}}}}} &= {_latex(o, program)} \\" for f, o in zip(fields, outputs, strict=True)]
+        lines += [
+            rf"({symbol})_{{\mathrm{{{f}}}}} &= {_latex(o, program)} \\" for f, o in zip(fields, outputs, strict=True)
+        ]
     lines += [
-        rf"\bar x_{{\mathrm{{{f}}}}} &= {_latex(o, program)} \\" for f, o in zip(fields, program.reverse.outputs, strict=True)
+        rf"\bar x_{{\mathrm{{{f}}}}} &= {_latex(o, program)} \\"
+        for f, o in zip(fields, program.reverse.outputs, strict=True)
     ]
     return "\n".join([*lines, r"\end{aligned}"]) + "\n"
 
@@ -129,7 +138,10 @@ def _latex(root: Expr, program: Program) -> str:
             kind = r"\bar y" if node.op == "g" else node.op
             names[node] = rf"{kind}_{{\mathrm{{{fields[node.attr[0]]}}}}}"
         else:
-            args = {a: f"({names[a]})" if a.op == "add" and node.op in ("mul", "neg", "log") else names[a] for a in node.args}
+            args = {
+                a: f"({names[a]})" if a.op == "add" and node.op in ("mul", "neg", "log") else names[a]
+                for a in node.args
+            }
             names[node] = _write(node, LATEX, args)
     return names[root]
 

@@ -1,7 +1,9 @@
 """Rewriting of expressions: local identities, and a canonical sum-of-products form for what is linear.
 
-Two levels. `make` applies identities that hold for every value, infinities included; it is all that ever touches a user's own
-text. `Linear` expands, cancels and factors sums of products; only *derived* expressions (reverse rules) go through it, and the
+Two levels. `make` applies identities that hold for every value, infinities included; it is all that ever touches a
+user's own
+text. `Linear` expands, cancels and factors sums of products; only *derived* expressions (reverse rules) go through
+it, and the
 user's own sums stay whole inside it (they are `opaque`), because taking `logz - x` apart is what turns -inf into NaN.
 """
 
@@ -105,7 +107,8 @@ Product = tuple[Expr, ...]
 class Linear:
     """Sums of products in canonical form, relative to one forward program.
 
-    `opaque` nodes are never taken apart. `weights` are the factors that may be an exact 0 beside an infinity (shares, choices,
+    `opaque` nodes are never taken apart. `weights` are the factors that may be an exact 0 beside an infinity (shares,
+    choices,
     cotangents): a product is written with them outside, ``weigh(weight, rest)``.
     """
 

@@ -1,6 +1,7 @@
 """The scores of arcs, read from a model's parts one position at a time, and the adjoint of that reading.
 
-An arc is a segment with what leads into it: from (source, previous label) to (end, label). Its score is a sum of parts, so reading
+An arc is a segment with what leads into it: from (source, previous label) to (end, label). Its score is a sum of
+parts, so reading
 is linear; `Counts` is its transpose and turns cotangents of arc scores into gradients of parts. All in float64.
 """
 
@@ -19,7 +20,8 @@ inf = float("inf")
 class Arcs:
     """Arc scores of one model, ``-inf`` where forbidden.
 
-    Emissions enter through prefix sums. A -inf emission would poison those, so it is taken out and remembered as a bound: a
+    Emissions enter through prefix sums. A -inf emission would poison those, so it is taken out and remembered as a
+    bound: a
     segment of label c that ends at t must start at ``lo[t, c]`` or later. A required boundary is such a bound too.
     """
 
@@ -27,8 +29,11 @@ class Arcs:
         self.B, self.T, self.K, self.C = lengths.shape[0], T, K, C
         self.device, self.lengths = lengths.device, lengths
         self.parts = {n: _inside(n, t.detach().to(torch.float64), lengths) for n, t in parts.items() if n not in MASKS}
-        self.columns = K if {"edge", "duration_transition"} & set(parts) else 1  # does what leads in depend on the duration?
-        self.forbidden = self.prefix = self.lo = None
+        self.columns = (
+            K if {"edge", "duration_transition"} & set(parts) else 1
+        )  # does what leads in depend on the duration?
+        self.forbidden: Tensor | None = None
+        self.prefix: Tensor | None = None
         if "emission" in self.parts:
             emission = self.parts["emission"]
             self.forbidden = emission == -inf
@@ -147,7 +152,8 @@ class Counts:
         """The gradient of one part, in its shape and dtype; summed over the batch where the batch shares it."""
         if name == "emission":
             mass = self.flow.flip(1).cumsum(1).flip(1)[:, 1:]
-            g = torch.where(self.arcs.forbidden, 0.0, mass)  # type: ignore[arg-type]  # forbidden is set when emission is there
+            assert self.arcs.forbidden is not None  # the part is there, so it was read
+            g = torch.where(self.arcs.forbidden, 0.0, mass)
         else:
             g = self.sums[name]
         if like.shape[0] == 1 and g.shape[0] != 1:

@@ -16,7 +16,9 @@ KNOWN = ("auto", "reference", "cpu", "triton")
 
 
 def choose(backend: str, device: torch.device) -> str:
-    """The backend's name, with "auto" decided. Raises `BackendError` for one that is unknown or not there; never falls back."""
+    """The backend's name, with "auto" decided. Raises `BackendError` for one that is unknown or not there; never
+    falls back.
+    """
     if backend not in KNOWN:
         raise BackendError(f"backend: got {backend!r}; expected one of {KNOWN}.")
     if backend == "auto":

@@ -1,6 +1,7 @@
 """The normal form of a model: named parts that add up to the score of an arc, and how operators name them.
 
-Every potentials class is some of these parts; the others are absent, which means zero. An operator is given the parts of all its
+Every potentials class is some of these parts; the others are absent, which means zero. An operator is given the parts
+of all its
 models as one flat list of tensors and a *layout* that names them, ``"emission transition|emission"`` for two models.
 """
 
@@ -59,8 +60,10 @@ class Spec:
 
 
 def layout(models: Sequence[Model]) -> str:
+    """The layout that names the parts of these models."""
     return "|".join(" ".join(model) for model in models)
 
 
 def flat(models: Sequence[Model]) -> list[Tensor]:
+    """The tensors of these models in the layout's order."""
     return [t for model in models for t in model.values()]

@@ -1,14 +1,20 @@
 """The dynamic programme as torch operators.
 
 Two raw operators, `semicrf::scan` and `semicrf::scan_vjp`, do the work and know nothing of autograd. In eager mode two
-`autograd.Function` wrap them (values, gradients, forward mode, vmap). While torch.compile traces, a twin of `scan` that has its
-reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and register_autograd alone would make
+`autograd.Function` wrap them (values, gradients, forward mode, vmap). While torch.compile traces, a twin of `scan`
+that has its
+reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and register_autograd alone
+would make
 `torch.func.jvp` zero in silence.
 
-Derivatives of derivatives need no tape: the Hessian-vector product of a semiring is the gradient of its dual (`compile.dual`), run by
-the same operators. So every order exists for semirings whose sum is smooth, and the ones that choose are piecewise linear.
+Derivatives of derivatives need no tape: the Hessian-vector product of a semiring is the gradient of its dual
+(`compile.dual`), run by
+the same operators. So every order exists for semirings whose sum is smooth, and the ones that choose are piecewise
+linear.
 """
 
+# pyright: reportIncompatibleMethodOverride=false, reportFunctionMemberAccess=false
+# (torch types autograd.Function's static methods by their packed arguments, and custom_op's result as a plain function)
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -29,7 +35,15 @@ Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 # ------------------------------------------------------------------ raw operators
 @torch.library.custom_op("semicrf::scan", mutates_args=())
 def _scan(
-    semiring: str, backend: str, layout: str, T: int, K: int, C: int, keep: bool, lengths: Tensor, tensors: Sequence[Tensor]
+    semiring: str,
+    backend: str,
+    layout: str,
+    T: int,
+    K: int,
+    C: int,
+    keep: bool,
+    lengths: Tensor,
+    tensors: Sequence[Tensor],
 ) -> Six:
     spec = Spec(semiring, backend, layout, T, K, C)
     return tuple(BACKENDS[backend].scan(program(semiring), spec.models(tensors), lengths, T, K, C, keep))
@@ -124,7 +138,11 @@ def _batched(info, in_dims: Sequence[int | None], axes: Sequence[int], args: Seq
     B = sizes[0]  # the lengths come first and always have the whole batch
     folded = []
     for a, d, axis in zip(args, in_dims, axes, strict=True):
-        a = a.movedim(d, axis) if d is not None else a.unsqueeze(axis).expand(*a.shape[:axis], info.batch_size, *a.shape[axis:])
+        a = (
+            a.movedim(d, axis)
+            if d is not None
+            else a.unsqueeze(axis).expand(*a.shape[:axis], info.batch_size, *a.shape[axis:])
+        )
         shape = list(a.shape)
         shape[axis + 1] = B
         folded.append(a.expand(shape).flatten(axis, axis + 1))
@@ -175,7 +193,8 @@ class Scan(torch.autograd.Function):
 
 
 class ScanVJP(torch.autograd.Function):
-    """(spec, wanted, lengths, cotangent, *state, *tensors) -> gradients; differentiable in the cotangent and the tensors.
+    """(spec, wanted, lengths, cotangent, *state, *tensors) -> gradients; differentiable in the cotangent and the
+    tensors.
 
     An empty state is computed afresh. The state counts as a function of the tensors: no gradient goes through it.
     """
@@ -229,9 +248,9 @@ class ScanVJP(torch.autograd.Function):
         args = _batched(info, dims, [0, 1, *[0] * len(rest[6:])], [lengths, cotangent, *rest[6:]])
         blank = torch.ops.semicrf.scan(*astuple(spec), False, args[0], args[2:])
         grads = ScanVJP.apply(spec, wanted, args[0], args[1], *blank, *args[2:])
-        return tuple(g.unflatten(0, (info.batch_size, -1)) if w else g for g, w in zip(grads, wanted, strict=True)), tuple(
-            0 if w else None for w in wanted
-        )
+        return tuple(
+            g.unflatten(0, (info.batch_size, -1)) if w else g for g, w in zip(grads, wanted, strict=True)
+        ), tuple(0 if w else None for w in wanted)
 
 
 # ------------------------------------------------------------------ what the layers above call
@@ -256,7 +275,9 @@ def sample(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, sa
     return torch.ops.semicrf.sample(*astuple(spec), seed, samples, lengths, sequence_id, detached)
 
 
-def scan_vjp(spec: Spec, lengths: Tensor, cotangent: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+def scan_vjp(
+    spec: Spec, lengths: Tensor, cotangent: Tensor, tensors: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor]:
     """Gradients of ``cotangent . value`` in the wanted tensors, themselves differentiable; empty where not wanted."""
     if torch.compiler.is_compiling():
         state = torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors)

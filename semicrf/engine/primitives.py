@@ -19,6 +19,7 @@ def lse(x: Tensor, dim: int) -> Tensor:
 
 
 def total(x: Tensor, dim: int) -> Tensor:
+    """The sum."""
     return x.sum(dim, keepdim=True)
 
 
@@ -38,20 +39,24 @@ def surprisal(x: Tensor, total_: Tensor) -> Tensor:
 
 
 def maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """The larger of two, the first on ties."""
     a, b = torch.as_tensor(a), torch.as_tensor(b)
     return torch.where(a >= b, a, b)
 
 
 def indicator(truth: Tensor | bool, like: Tensor | float) -> Tensor:
+    """1 where true, 0 elsewhere, in the dtype of `like`."""
     return torch.as_tensor(truth).to(torch.as_tensor(like).dtype)
 
 
 def constant(value: float, like: Tensor) -> Tensor:
+    """A number as a tensor of the shape of `like`."""
     return torch.full_like(like, value)
 
 
 def best(columns: Sequence[Tensor], k: int, dim: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The k largest over an axis and over `columns`, and their places (place along the axis times columns, plus column).
+    """The k largest over an axis and over `columns`, and their places (place along the axis times columns, plus
+    column).
 
     Ties go to the smallest place. What is -inf is nobody's choice: its place is -1.
     """

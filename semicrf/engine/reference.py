@@ -3,11 +3,14 @@
     g_0 = one * start                       g_s(c) = sum_{c'} alpha_s(c') * transition[c', c]
     alpha_t(c) = sum_k g_{t-k}(c) * segment(t-k, t, c)          value = sum_c alpha_length(c) * end[c]
 
-Sums and products are the semiring's; a score enters by the *action* of a potential. The factoring over the previous label is exact
-in every semiring (Sarawagi & Cohen 2004 for Max; by the distributive law elsewhere), O(T (K C + C^2)) for factored models. Where what
+Sums and products are the semiring's; a score enters by the *action* of a potential. The factoring over the previous
+label is exact
+in every semiring (Sarawagi & Cohen 2004 for Max; by the distributive law elsewhere), O(T (K C + C^2)) for factored
+models. Where what
 leads into a segment depends on its duration, g has one column per duration and the same lines hold.
 
-Stored: alpha and g for every position, and where the choices were found. The reverse sweep applies the semiring's derived reverse
+Stored: alpha and g for every position, and where the choices were found. The reverse sweep applies the semiring's
+derived reverse
 rule to the two sums, backwards; it holds no autograd tape.
 """
 
@@ -57,8 +60,12 @@ class Algebra:
         empty = torch.empty((0, *values[0].squeeze(dim).shape), dtype=torch.int64, device=x.device)
         return torch.stack(values).squeeze(dim), torch.stack(places).squeeze(dim) if places else empty
 
-    def pull(self, gy: Tensor, y: Tensor, ids: Tensor, x: Tensor, w: list[Tensor], dim: int) -> tuple[Tensor, list[Tensor]]:
-        """Cotangents of x and w, given that of ``y = sum(act(x, w), dim)``. Where the cotangent is zero, so is what it pulls back."""
+    def pull(
+        self, gy: Tensor, y: Tensor, ids: Tensor, x: Tensor, w: list[Tensor], dim: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Cotangents of x and w, given that of ``y = sum(act(x, w), dim)``. Where the cotangent is zero, so is what
+        it pulls back.
+        """
         z = self.act(x, w)
         up = [t.unsqueeze(dim) for t in (gy, y, ids)]
         gz = self._stack(self.functions.sum_vjp(up[0], up[1], z, up[2], dim), z[0])
@@ -100,7 +107,9 @@ class Windows:
         return (slice(None), slice(None), sources - self.first, columns)
 
 
-def scan(program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool) -> State:
+def scan(
+    program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
+) -> State:
     """The forward sweep: values for every sequence; alpha, g and choices too where `keep`."""
     algebra = Algebra(program, lengths.device)
     arcs = [Arcs(m, lengths, T, K, C) for m in models]

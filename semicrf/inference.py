@@ -1,0 +1,76 @@
+"""Runs of the dynamic programme for one model: the engine as the distribution sees it, on a flat batch, in float64."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semicrf.algebra import Log, Max, Semiring
+from semicrf.compile import Program, compiled, load, torch_source
+from semicrf.engine import ops
+from semicrf.engine.layout import Spec, flat, layout
+from semicrf.engine.primitives import ENVIRONMENT
+from semicrf.potentials import Potentials
+
+Model = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model, its lengths (B,) int64 and the backend that serves it."""
+
+    potentials: Potentials
+    lengths: Tensor
+    backend: str
+
+    def spec(self, semiring: type[Semiring], models: Sequence[Model]) -> Spec:
+        """What the operators need to know besides tensors."""
+        p = self.potentials
+        return Spec(compiled(semiring).key, self.backend, layout(models), p.T, p.K, p.C)
+
+    def total(self, semiring: type[Semiring], *others: Model) -> Tensor:
+        """The semiring's total over all segmentations, (d, B); `others` are the second and later models."""
+        models = [self.potentials.parts, *others]
+        return ops.scan(self.spec(semiring, models), self.lengths, flat(models)).value
+
+    def log_z(self) -> Tensor:
+        """(B,)."""
+        return self.total(Log)[0]
+
+    def log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """The gradient of log Z in each wanted part, (B, ...) in the model's dtype; an absent part counts as zeros."""
+        parts = {**self.potentials.parts, **{n: self.potentials.full(n) for n in wanted}}
+        one = torch.ones(1, self.lengths.shape[0], dtype=torch.float64, device=self.lengths.device)
+        flags = [n in wanted for n in parts]
+        grads = ops.scan_vjp(self.spec(Log, [parts]), self.lengths, one, list(parts.values()), flags)
+        return {n: g for n, g in zip(parts, grads, strict=True) if n in wanted}
+
+    def best(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
+        return ops.best_path(self.spec(Max, [self.potentials.parts]), self.lengths, flat([self.potentials.parts]))
+
+    def sample(self, seed: int, samples: int, sequence_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Start marks (S, B, T) and labels at them, of exact samples."""
+        spec = self.spec(Log, [self.potentials.parts])
+        return ops.sample(spec, self.lengths, flat([self.potentials.parts]), seed, samples, sequence_id)
+
+
+def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) -> Any:
+    """What a semiring reports of its total (d, B), as a NamedTuple; `finish` is applied to each field, (B,) or (B, k)."""
+    scalars = load(torch_source(program), "torch", ENVIRONMENT).read(total)
+    fields, at = {}, 0
+    for name, width in program.semiring.reads:
+        fields[name] = finish(scalars[at] if width == 1 else torch.stack(scalars[at : at + width], -1))
+        at += width
+    return _result_type(program.name, tuple(fields))(**fields)
+
+
+@cache
+def _result_type(name: str, fields: tuple[str, ...]) -> Any:
+    return namedtuple("".join(c if c.isalnum() else "_" for c in name), fields)
