@@ -1,34 +1,42 @@
-"""A semiring on plain floats, as the interpreter reads it: its functions, random elements, and what counts as equal."""
+"""A semiring on plain floats, as the interpreter reads it: its functions, random elements, and what counts as equal.
+
+And a small model, with the sum over all its segmentations: no recurrence, no factoring.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from semicrf.algebra import Semiring
 from semicrf.compile import Program, compiled, evaluate
+from semicrf.engine.layout import PARTS
 
 inf = math.inf
 Values = tuple[float, ...]
+T, K, C, LENGTHS = 4, 3, 2, (4, 3, 1, 4)  # of the small model
 
 
 @dataclass(frozen=True)
 class Case:
     """Values that a law says are equal. `undefined`: both may be NaN."""
 
-    got: Sequence[float]
-    expected: Sequence[float]
+    got: Sequence[float] | np.ndarray
+    expected: Sequence[float] | np.ndarray
     inputs: Mapping[str, Any] = field(default_factory=dict)
     undefined: bool = False
 
     @property
     def error(self) -> float:
-        """The largest error of a scalar: absolute up to one, relative above, inf where just one of the two is a finite number."""
+        """The largest error of a scalar: absolute up to one, relative above, inf where only one is a number."""
         worst = 0.0
         for g, e in zip(self.got, self.expected, strict=True):
             if g != e and not (self.undefined and g != g and e != e):
@@ -72,13 +80,11 @@ class Elements:
         return evaluate(self.program.mul, {"a": a, "b": b})
 
     def divide(self, a: Values, b: Values) -> Values:
-        function = self.semiring.divide
-        assert function is not None
-        traced = self.program._trace("divide", function, self.program._element("a"), self.program._element("b"))
-        return evaluate(traced, {"a": a, "b": b})
+        symbols = self.program._element("a"), self.program._element("b")
+        return evaluate(self.program._trace("divide", self.semiring.divide, *symbols), {"a": a, "b": b})
 
     def sum(self, *terms: Values) -> Values:
-        return evaluate(self.program.sum, {"x": list(zip(*terms, strict=True))}, len(terms))
+        return evaluate(self.program.sum, {"x": [list(column) for column in zip(*terms, strict=True)]}, len(terms))
 
     def fold(self, terms: Sequence[Values]) -> Values:
         """The sum, two at a time."""
@@ -88,8 +94,11 @@ class Elements:
         return result
 
     def same(self, got: Values, expected: Values) -> Case:
-        """Equality through `canonical`."""
-        return Case(self.sum(got), self.sum(expected))
+        """Equality through `canonical`. Of a dual: a derivative of what is +inf (a divergence, say) means nothing."""
+        values = self.sum(got), self.sum(expected)
+        base = self.program.width >> getattr(self.semiring, "order", 0)
+        a, b = ([0.0 if i >= base and v[i % base] == inf else v[i] for i in range(len(v))] for v in values)
+        return Case(a, b)
 
     # -------------------------------------------------------------- random elements
     def normal(self, count: int) -> list[float]:
@@ -125,3 +134,45 @@ class Elements:
         for term in more:
             result.insert(self.random.randint(0, len(result)), term)
         return result
+
+
+# ------------------------------------------------------------------ a small model
+def real(values: Sequence[float], shape: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).view(*shape)
+
+
+def random_models(e: Elements) -> list[dict[str, Tensor]]:
+    """A factored model per potential: -inf in those that gate, NaN past the lengths, the last sequence impossible."""
+    sizes = {"T": T, "K": K, "C": C}
+    shapes = {n: [1, *(sizes[a] for a in PARTS[n][1:])] for n in ("transition", "duration", "start", "end", "emission")}
+    shapes["emission"][0] = len(LENGTHS)
+    holes = {n: real([e.random.random() for _ in range(math.prod(s))], s) < 0.1 for n, s in shapes.items()}
+    models = []
+    for i in range(e.program.potentials):
+        model = {n: real(e.normal(math.prod(s)), s) for n, s in shapes.items()}
+        if i < e.program.gates:
+            model = {n: torch.where(holes[n], -inf, part) for n, part in model.items()}
+            model["emission"][1, i, i % C] = -inf  # in this sequence each model forbids something else
+            model["emission"][-1, 1] = -inf
+        for b, length in enumerate(LENGTHS):
+            model["emission"][b, length:] = math.nan
+        models.append(model)
+    return models
+
+
+def all_segmentations(e: Elements, models: list[dict[str, Tensor]]) -> list[Values]:
+    """For every sequence, the sum over all segmentations of the product of their arcs."""
+    listed = [{n: p.tolist() for n, p in m.items()} for m in models]
+
+    def arc(m: dict[str, Any], b: int, start: int, k: int, c: int, before: int | None) -> float:
+        into = m["start"][0][c] if before is None else m["transition"][0][before][c]
+        return into + m["duration"][0][k - 1][c] + sum(m["emission"][b][t][c] for t in range(start, start + k))
+
+    def extend(element: Values, b: int, start: int, before: int | None) -> Iterator[Values]:
+        if start == LENGTHS[b]:
+            yield e.mul(element, e.lift([m["end"][0][before] for m in listed]))
+        for k, c in itertools.product(range(1, min(K, LENGTHS[b] - start) + 1), range(C)):
+            lifted = e.lift([arc(m, b, start, k, c, before) for m in listed])
+            yield from extend(e.mul(element, lifted), b, start + k, c)
+
+    return [e.sum(*extend(e.one, b, 0, None)) for b in range(len(LENGTHS))]

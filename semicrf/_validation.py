@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from semicrf.engine.arcs import _inside
 from semicrf.engine.layout import MASKS
@@ -19,7 +19,11 @@ def lengths(value: Tensor | Sequence[int] | None, potentials: Potentials) -> Ten
     batch, B = potentials.batch_shape, potentials.B
     if value is None:
         return torch.full((B,), potentials.T, dtype=torch.int64, device=potentials.device)
-    given = torch.as_tensor(value)
+    try:
+        given = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        expected = f"integers of shape {tuple(batch)}"
+        raise bad_input("lengths", repr(value), expected, "a tensor or nested lists.") from None
     if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
         raise bad_input("lengths", f"dtype {given.dtype}", "an integer dtype", "lengths.long().")
     if given.shape != batch:
@@ -33,16 +37,24 @@ def lengths(value: Tensor | Sequence[int] | None, potentials: Potentials) -> Ten
     return given.to(potentials.device, torch.int64).reshape(B)
 
 
-def wanted(validate_args: bool | None, potentials: Potentials) -> bool:
+def wanted(validate_args: bool | None, potentials: Potentials, lengths: Tensor | None = None) -> bool:
     """Whether values are checked: as told, or by default wherever reading them is possible and cheap."""
     if validate_args is not None:
         return validate_args
     if torch.compiler.is_compiling():
         return False
-    # Under vmap a tensor has no value to read, and torch has no public way to ask.
-    if any(is_batchedtensor(t) for t in potentials.parts.values()):
+    if any(map(_batched, potentials.parts.values())) or (lengths is not None and _batched(lengths)):
         return False
     return not (potentials.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def _batched(tensor: Tensor) -> bool:
+    """Whether vmap runs over the tensor, so that it has no value to read; torch has no public way to ask."""
+    while is_functorch_wrapped_tensor(tensor):  # vmap may stand around grad or jvp
+        if is_batchedtensor(tensor):
+            return True
+        tensor = get_unwrapped(tensor)
+    return False
 
 
 def values(potentials: Potentials, lengths: Tensor) -> None:

@@ -47,45 +47,64 @@ class Evidence:
         if not self._given():
             raise bad_input("evidence", "nothing", "labels, allowed, boundary or segments")
 
-    def apply(self, potentials: Potentials) -> Potentials:
-        """The model with everything that contradicts the evidence forbidden."""
+    def apply(self, potentials: Potentials, lengths: Tensor | None = None, validate: bool = True) -> Potentials:
+        """The model with everything that contradicts the evidence forbidden.
+
+        Args:
+            potentials: the model.
+            lengths: int64 (B,) of the flattened batch, T by default; `segments` have to end there at the latest.
+            validate: check values, which reads them. Unchecked, what is out of range contradicts every segmentation.
+        """
         model, batch, C = potentials, potentials.batch_shape, potentials.C
         if self.allowed is not None:
             model = _allow(model, "emission", _shaped("allowed", self.allowed, batch, (model.T, C)))
         if self.labels is not None:
             labels = _shaped("labels", self.labels, batch, (model.T,), torch.int64)
-            _within("labels", labels, -1, C - 1)
+            _within("labels", labels, -1, C - 1, validate)
             model = _allow(model, "emission", _only(labels, C))
         if self.boundary is not None:
             boundary = _shaped("boundary", self.boundary, batch, (model.T,), torch.int64)
-            _within("boundary", boundary, -1, 1)
+            _within("boundary", boundary, -1, 1, validate)
             model = _require(_allow(model, "segment_start", (boundary != 0)[..., None]), boundary == 1)
         if self.segments is not None:
-            model = self._with_segments(model)
+            model = self._with_segments(model, lengths, validate)
         return model
 
-    def _with_segments(self, model: Potentials) -> Potentials:
-        segments, T = as_segments(self.segments, model.device), model.T
+    def _with_segments(self, model: Potentials, lengths: Tensor | None, validate: bool) -> Potentials:
+        segments, B, T, C = as_segments(self.segments, model.device), model.B, model.T, model.C
         if segments.batch_shape != model.batch_shape:
             raise bad_input(
                 "evidence.segments", f"batch shape {tuple(segments.batch_shape)}", f"{tuple(model.batch_shape)}",
                 "one list of segments for every sequence.",
             )  # fmt: skip
-        flat = segments[None] if not segments.batch_shape else segments
-        flat = Segments(
-            start=flat.start.flatten(0, -2),
-            end=flat.end.flatten(0, -2),
-            label=flat.label.flatten(0, -2),
-            count=flat.count.flatten(),
-        )
-        _within("evidence.segments label", torch.where(flat.mask, flat.label, 0), 0, model.C - 1)
-        _within("evidence.segments end", torch.where(flat.mask, flat.end, 1), 1, T)
-        labels, starts = flat.to_labels(T), flat.to_boundaries(T)
-        ends = torch.zeros(labels.shape[0], T + 1, dtype=torch.bool, device=labels.device)
-        ends = ends.scatter(1, torch.where(flat.mask, flat.end, T), True)[:, :T]
-        model = _allow(model, "emission", _only(labels, model.C))
-        model = _allow(model, "segment_start", (starts | (labels < 0))[..., None])
-        return _require(model, starts | ends)
+        N, mask = segments.start.shape[-1], segments.mask.reshape(B, -1 if B else 0)
+        start, end, label = (x.reshape(B, N) for x in (segments.start, segments.end, segments.label))
+        last = torch.full((B,), T, device=model.device) if lengths is None else lengths
+        for what, value, given, low, high in (
+            ("label", label, 0, 0, C - 1),
+            ("start", start, 0, 0, T - 1),
+            ("end - start", end - start, 1, 1, T),
+            ("end - length", end - last[:, None], 0, -T, 0),
+        ):
+            _within(f"evidence.segments, {what}", torch.where(mask, value, given), low, high, validate)
+        fits = (start >= 0) & (start < end) & (end <= last[:, None]) & (label >= 0) & (label < C)
+        start, end, label = (torch.where(mask & fits, x, low) for x, low in ((start, 0), (end, 0), (label, 0)))
+
+        def between(first: Tensor, stop: Tensor, column: Tensor, columns: int) -> Tensor:
+            """(B, T, columns): how many segments hold each position, from `first` up to `stop`, by column."""
+            step = torch.zeros(B, (T + 1) * columns, dtype=torch.int64, device=model.device)
+            for t, sign in ((first, 1), (stop, -1)):
+                step.scatter_add_(1, t * columns + column, sign * (mask & fits).long())
+            return step.view(B, T + 1, columns).cumsum(1)[:, :T]
+
+        labelled = between(start, end, label, C)
+        inner = between(torch.minimum(start + 1, end), end, torch.zeros_like(label), 1)
+        edges = torch.zeros(B, T + 1, dtype=torch.bool, device=model.device)
+        for t in (start, end):
+            edges.scatter_(1, torch.where(mask & fits, t, T), True)
+        possible = (fits | ~mask).all(-1)[:, None, None]
+        model = _allow(model, "emission", possible & (labelled == labelled.sum(-1, keepdim=True)))
+        return _require(_allow(model, "segment_start", inner == 0), edges[:, :T])
 
     def _given(self) -> list[str]:
         return [n for n in ("labels", "allowed", "boundary", "segments") if getattr(self, n) is not None]
@@ -168,8 +187,8 @@ def _shaped(
     return value.reshape(-1, *own).to(dtype)
 
 
-def _within(name: str, value: Tensor, low: int, high: int) -> None:
-    if torch.compiler.is_compiling() or not value.numel():
+def _within(name: str, value: Tensor, low: int, high: int, validate: bool) -> None:
+    if not validate or torch.compiler.is_compiling() or not value.numel():
         return
     least, most = (int(v) for v in value.aminmax())
     if least < low or most > high:

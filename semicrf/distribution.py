@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
+from semicrf._checks import check_shape, check_tensor
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCount, Max, Semiring
 from semicrf.compile import compiled, dual
 from semicrf.constraints import Evidence, as_segments
@@ -71,7 +72,7 @@ class SemiCRFDistribution(Distribution):
         self.T, self.K, self.C = potentials.T, potentials.K, potentials.C
         self._lengths = _validation.lengths(lengths, potentials)
         self._inference = Inference(potentials, self._lengths, self.backend)
-        self._checked = _validation.wanted(validate_args, potentials)
+        self._checked = _validation.wanted(validate_args, potentials, self._lengths)
         if self._checked:
             _validation.values(potentials, self._lengths)
         super().__init__(potentials.batch_shape, torch.Size(), validate_args=False)
@@ -93,6 +94,9 @@ class SemiCRFDistribution(Distribution):
     def _others(self, others: Sequence[Potentials | SemiCRFDistribution]) -> list[dict[str, Tensor]]:
         """Other models' parts, checked to be of this one's shape."""
         models = [o.potentials if isinstance(o, SemiCRFDistribution) else o for o in others]
+        for model in models:
+            if not isinstance(model, Potentials):
+                raise bad_input("other model", f"a {type(model).__name__}", "potentials or a SemiCRFDistribution")
         mine = (self.batch_shape, self.T, self.K, self.C, self.potentials.dtype)
         for model in models:
             theirs = (model.batch_shape, model.T, model.K, model.C, model.dtype)
@@ -232,7 +236,7 @@ class SemiCRFDistribution(Distribution):
             segments, extra = self._value(value)
             joint = score(self.potentials, segments, self._lengths)
         log_z = self._inference.log_z()
-        difference = joint - torch.where(log_z == -inf, 0.0, log_z)
+        difference = torch.where(joint == -inf, -inf, joint - log_z)  # where nothing agrees there is no gradient either
         return difference.to(self.dtype).reshape((*extra, *self.batch_shape))
 
     def _value(self, value: Segments | Sequence, tiling: bool = True) -> tuple[Segments, torch.Size]:
@@ -263,13 +267,20 @@ class SemiCRFDistribution(Distribution):
         """
         shape, B = torch.Size(sample_shape), self._lengths.shape[0]
         seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
-        ids = torch.arange(B, device=self._lengths.device) if sequence_id is None else sequence_id.reshape(B)
+        ids = torch.arange(B, device=self._lengths.device)
+        if sequence_id is not None:
+            check_tensor("sequence_id", sequence_id, "integer", self._lengths.device)
+            check_shape("sequence_id", sequence_id, self.batch_shape, "one id per sequence")
+            ids = sequence_id.long().reshape(B)
         marks, labels = self._inference.sample(seed, shape.numel(), ids)
         return self._segments(marks, labels, tuple(shape))
 
     def condition(self, evidence: Evidence) -> SemiCRFDistribution:
         """The distribution given what is known: ``condition(e).log_partition - log_partition = log_prob(e)``."""
-        return self._with(evidence.apply(self.potentials))
+        if not isinstance(evidence, Evidence):
+            fix = "Evidence(labels=...); rules go before: SemiCRFDistribution(constraints.apply(potentials), lengths)."
+            raise bad_input("evidence", f"a {type(evidence).__name__}", "Evidence", fix)
+        return self._with(evidence.apply(self.potentials, self._lengths, self._checked))
 
     def with_temperature(self, t: float | Tensor) -> SemiCRFDistribution:
         """p proportional to exp(score / t), t > 0, a number or ``(...)``."""
@@ -279,8 +290,12 @@ class SemiCRFDistribution(Distribution):
         if self._checked and not bool((value > 0).all()):
             raise bad_input("temperature", t, "numbers above 0")
         inverse = 1 / value.reshape(-1)
-        scaled = self.potentials.map(lambda x: x * inverse.view(-1, *[1] * (x.dim() - 1)))
-        return self._with(scaled)
+
+        def scaled(x: Tensor) -> Tensor:
+            score = x.isfinite()  # -inf stays, and has no gradient to give to t
+            return torch.where(score, torch.where(score, x, 0.0) * inverse.view(-1, *[1] * (x.dim() - 1)), x)
+
+        return self._with(self.potentials.map(scaled))
 
     def _with(self, potentials: Potentials, lengths: Tensor | None = None) -> SemiCRFDistribution:
         lengths = self.lengths if lengths is None else lengths
@@ -290,7 +305,12 @@ class SemiCRFDistribution(Distribution):
         """Index the batch axes."""
         if not self.batch_shape:
             raise bad_input("index", index, "a batch to index", "this distribution has batch shape ().")
-        return self._with(self.potentials.on_batch(lambda x: x[index]), self.lengths[index])
+        index, n = index if isinstance(index, tuple) else (index,), len(self.batch_shape)
+
+        def pick(x: Tensor) -> Tensor:  # the axes after the batch stay whole, also behind an Ellipsis
+            return x[(*index, *[slice(None)] * (x.dim() - n))]
+
+        return self._with(self.potentials.on_batch(pick), self.lengths[index])
 
     def __len__(self) -> int:
         if not self.batch_shape:

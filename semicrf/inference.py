@@ -32,7 +32,7 @@ class Inference:
     def spec(self, semiring: type[Semiring], models: Sequence[Model]) -> Spec:
         """What the operators need to know besides tensors."""
         p = self.potentials
-        return Spec(compiled(semiring).key, self.backend, layout(models), p.T, p.K, p.C)
+        return Spec(_key(semiring), self.backend, layout(models), p.T, p.K, p.C)
 
     def total(self, semiring: type[Semiring], *others: Model) -> Tensor:
         """The semiring's total over all segmentations, (d, B); `others` are the second and later models."""
@@ -59,6 +59,11 @@ class Inference:
         """Start marks (S, B, T) and labels at them, of exact samples."""
         spec = self.spec(Log, [self.potentials.parts])
         return ops.sample(spec, self.lengths, flat([self.potentials.parts]), seed, samples, sequence_id)
+
+
+@torch.compiler.assume_constant_result  # tracing a semiring is no work for a tensor compiler
+def _key(semiring: type[Semiring]) -> str:
+    return compiled(semiring).key
 
 
 def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) -> Any:

@@ -28,13 +28,15 @@ class Marginals:
 
     def __init__(self, distribution: SemiCRFDistribution):
         self._distribution = distribution
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, bool], Tensor] = {}
 
     def _expected(self, name: str) -> Tensor:
-        if name not in self._known:
+        graph = torch.is_grad_enabled()  # what no_grad left has no graph to give, and what has one would hold it
+        if (name, graph) not in self._known:
             wanted = _CHEAP if name in _CHEAP else (name,)
-            self._known.update(self._distribution._inference.log_z_gradients(wanted))
-        return self._distribution._shaped(self._known[name])
+            found = self._distribution._inference.log_z_gradients(wanted)
+            self._known.update({(n, graph): g for n, g in found.items()})
+        return self._distribution._shaped(self._known[name, graph])
 
     @property
     def boundary(self) -> Tensor:
@@ -91,4 +93,4 @@ class Marginals:
         at = [torch.where(inside, i, 0) for i in (value.start, k, value.label)]
         row = torch.arange(table.shape[0], device=table.device)[:, None]  # of the batch; samples come in front
         found = torch.where(inside, table[row, at[0], at[1], at[2]], 0.0)
-        return found.reshape((*extra, *d.batch_shape, -1))
+        return found.reshape((*extra, *d.batch_shape, found.shape[-1]))

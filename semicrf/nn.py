@@ -102,9 +102,8 @@ class SemiCRFHead(nn.Module):
         Raises:
             InputError: a shape or dtype that does not fit, here, of the durations or of the constraints.
         """
-        dtype = torch.promote_types(self.transition.dtype, torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
-            features = self._features(hidden)
+        features, dtype = self._features(hidden), torch.promote_types(self.transition.dtype, torch.float32)
+        with torch.autocast(features.device.type, enabled=False):
             scores = features if self.projection is None else self.projection(features)
             emission, *boundary = scores.to(dtype).split(self.num_labels, -1)
             duration, shape = self.duration(), (self.max_duration, self.num_labels)

@@ -149,6 +149,12 @@ class FactoredPotentials(Potentials):
         >>> p.T, p.K, [round(x, 3) for x in p.parts["start"].flatten().tolist()]
         (5, 3, [0.693, 0.693])
         """
+        _, (rows, C) = _leading("cum_scores", cum_scores, 2)
+        if rows < 2:
+            raise bad_input("cum_scores", f"shape {tuple(cum_scores.shape)}", "(..., T + 1, C), T >= 1")
+        _tensor("transition", transition)
+        if transition.shape[-2:] != (C, C):
+            raise bad_input("transition", f"shape {tuple(transition.shape)}", f"({C}, {C}) or (..., {C}, {C})")
         return cls(cum_scores.diff(dim=-2), transition, duration_bias, start=_collapse(transition, -2, first))
 
 
@@ -211,6 +217,10 @@ class EdgePotentials(Potentials):
         >>> EdgePotentials.from_torch_struct(torch.zeros(1, 5, 4, 2, 2)).K
         3
         """
+        _, (_, rows, C, previous) = _leading("log_potentials", log_potentials, 4)
+        if rows < 2 or previous != C:
+            expected = "(..., T, K + 1, C, C) with K >= 1 and equal last axes"
+            raise bad_input("log_potentials", f"shape {tuple(log_potentials.shape)}", expected, "row 0 is not used.")
         edge = log_potentials[..., 1:, :, :].transpose(-1, -2)
         opening = _collapse(edge[..., :1, :, :, :], -2, first).unsqueeze(-2)
         rest = torch.full_like(edge[..., :1, :, 1:, :], -inf)
@@ -220,7 +230,10 @@ class EdgePotentials(Potentials):
 def _collapse(scores: Tensor, dim: int, first: str) -> Tensor:
     if first not in ("sum", "max"):
         raise bad_input("first", repr(first), "'sum' or 'max'")
-    return scores.logsumexp(dim) if first == "sum" else scores.amax(dim)
+    if first == "max":  # one label, as the tie rule has it; amax would share the gradient among equal ones
+        return scores.gather(dim, scores.argmax(dim, keepdim=True)).squeeze(dim)
+    none = (scores == -inf).all(dim, keepdim=True)  # there logsumexp has no gradient but NaN
+    return torch.where(none.squeeze(dim), -inf, torch.where(none, 0.0, scores).logsumexp(dim))
 
 
 def _tensor(name: str, value: Any) -> None:

@@ -45,7 +45,8 @@ def flattened(segments: Segments, batch: torch.Size) -> tuple[Segments, torch.Si
         fix = "one segmentation for every sequence; sample axes come first."
         raise bad_input("value", f"batch shape {tuple(lead)}", f"(..., {', '.join(map(str, batch))})", fix)
     shape = (extra.numel(), batch.numel())
-    wide = {n: getattr(segments, n).reshape(*shape, -1) for n in ("start", "end", "label")}
+    N = segments.start.shape[-1]
+    wide = {n: getattr(segments, n).reshape(*shape, N) for n in ("start", "end", "label")}
     return Segments(**wide, count=segments.count.reshape(shape)), extra
 
 

@@ -173,9 +173,10 @@ class Segments:
     def to_labels(self, T: int) -> Tensor:
         """int64 ``(..., T)``: the label at each position, -1 where no segment is; segments are cut at ``T``."""
         t = torch.arange(T, device=self.device)
-        last = torch.where(self.to_boundaries(T), t, -1).cummax(-1).values if T else t.expand(*self.batch_shape, 0)
-        label, end = (self._at_starts(x, T, -1).gather(-1, last.clamp(min=0)) for x in (self.label, self.end))
-        return torch.where((last >= 0) & (t < end), label, -1)
+        starts = torch.where(self.to_boundaries(T), t, 0)
+        last = starts.cummax(-1).values if T else starts  # cummax refuses an empty axis
+        label, end = (self._at_starts(x, T, -1).gather(-1, last) for x in (self.label, self.end))
+        return torch.where(t < end, label, -1)
 
     def to_boundaries(self, T: int) -> Tensor:
         """bool ``(..., T)``: true where a segment starts; starts at ``T`` or later are dropped."""
@@ -241,8 +242,6 @@ class Segments:
         """Whether the segmentations are the same: padding, score and probability are not compared."""
         if not isinstance(other, Segments):
             return NotImplemented
-        if self.batch_shape != other.batch_shape:
-            return False
         a, b = self.trim(), other.trim().to(self.device)
         if not torch.equal(a.count, b.count):
             return False

@@ -47,5 +47,5 @@ def enumerate_all(lengths: Tensor, K: int, C: int) -> Segments:
     rows = [[columns[n][s] if s < len(columns[n]) else [] for n in flat] for s in range(most)]
     found = Segments.from_list(rows, lengths.device)
     shape = (most, *lengths.shape)
-    parts = {n: getattr(found, n).reshape(*shape, -1) for n in ("start", "end", "label")}
+    parts = {n: getattr(found, n).reshape(*shape, found.start.shape[-1]) for n in ("start", "end", "label")}
     return Segments(**parts, count=found.count.reshape(shape))

@@ -63,7 +63,7 @@ def test_files_without_sentences(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "token", ["😂", "\u00b4", "naïve", "\u00a0", "a\u2028b", "a\x85b", "a\x0bb", "a\u3000b", "#", "-", "O"]
+    "token", ["😂", "\u00b4", "naïve", "\u00a0", "a\u2028b", "a\x85b", "a\x0bb", "a\rb", "a\u3000b", "#", "-", "O"]
 )
 def test_a_token_may_be_any_text_between_tabs(tmp_path, token):
     assert read(tmp_path, f"{token}\tB-per\nx\tO\n") == [([token, "x"], ["B-per", "O"])]
@@ -80,6 +80,7 @@ def test_columns_and_separator(tmp_path):
     ("text", "options", "message"),
     [
         ("Ada\tO\nwrote\n", {}, "file.conll, line 2: got 1 columns in 'wrote'; expected a token in column 0"),
+        ("Ada\tO\n\u00a0\n", {}, "line 2: got 1 columns"),
         ("Ada O\n", {"separator": "\t"}, "line 1: got 1 columns in 'Ada O'; .*separator"),
         ("Ada\tO\n", {"column": 2}, "line 1: got 2 columns in .*a tag in column 2"),
         ("Ada\tO\n", {"column": -3}, "line 1: got 2 columns"),

@@ -88,6 +88,7 @@ def test_from_list_takes_scalar_tensors():
         ("abc", "segments: got 'abc'; expected nested lists"),
         ([[(0, 1, 0)], 5], "segments: got 5; expected nested lists"),
         ([[(0, 1, 0), (1, 2)]], r"segments, sequence 0, segment 1: got \(1, 2\)"),
+        ([[(0, 1, 0)], (0, 1, 0)], r"segments, segment 0: got \[\(0, 1, 0\)\]"),
         ([[(0, 1, 0)], [(0, 1, 0), (1, 2.0, 0)]], r"segments, sequence 1, segment 1: got \(1, 2.0, 0\)"),
         ([(0, 0, 1)], r"segments, segment 0: got \(0, 0, 1\)"),
         ([(2, 1, 1)], r"segments, segment 0: got \(2, 1, 1\)"),
@@ -178,6 +179,13 @@ def test_conversions_of_partial_segments_leave_gaps_and_need_no_order():
     s = Segments.from_list([[(4, 6, 1), (1, 3, 2)]])
     assert s.to_labels(7).tolist() == [[-1, 2, 2, -1, 1, 1, -1]]
     assert s.to_boundaries(7).tolist() == [[False, True, False, False, True, False, False]]
+
+
+def test_conversions_read_neither_padding_nor_starts_outside():
+    start, end, label = torch.tensor([[0, -3, 2, 1], [2, 0, 4, 2], [7, 9, 8, 9]])
+    s = Segments(start=start, end=end, label=label, count=torch.tensor(3))
+    assert s.to_labels(3).tolist() == [7, 7, 8]
+    assert s.to_boundaries(3).tolist() == [True, False, True]
 
 
 def test_conversions_cut_at_T_and_may_be_empty():

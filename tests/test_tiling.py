@@ -45,6 +45,7 @@ def test_check_tiling_accepts_what_tiles_and_nothing_else(rows, data):
         ([(0, 2, 0), (3, 5, 1)], r"segment 1: got \(3, 5, 1\); expected start 2, where the segment before it ends"),
         ([(0, 3, 0), (2, 5, 1)], r"segment 1: got \(2, 5, 1\); expected start 3"),
         ([(0, 3, 0), (3, 6, 1)], r"segment 1: got \(3, 6, 1\); expected end <= 5, the length"),
+        ([(0, 3, 0), (3, 6, 1), (6, 7, 0)], r"segment 1: got \(3, 6, 1\); expected end <= 5, the length"),
         (
             [(0, 1, 0), (1, 5, 0)],
             r"segment 1: got \(1, 5, 0\); expected a duration of at most 3, not 4.*raise max_duration",
@@ -104,3 +105,12 @@ def test_check_tiling_shares_lengths_among_samples():
 def test_check_tiling_lengths(lengths, message):
     with pytest.raises(InputError, match=message):
         check_tiling(Segments.from_list(BATCH), lengths, 2, 3)
+
+
+def test_check_tiling_may_allow_sequences_without_segments():
+    s = Segments.from_list([[], [(0, 2, 0)]])
+    assert check_tiling(s, torch.tensor([2, 2]), 2, 1, allow_empty=True) is None
+    with pytest.raises(InputError, match=r"segments, sequence 1, segment 0: got \(0, 2, 0\); expected end 3"):
+        check_tiling(s, torch.tensor([2, 3]), 2, 1, allow_empty=True)
+    with pytest.raises(InputError, match="got count -1"):
+        check_tiling(columns([(0, 1, 0)], count=torch.tensor(-1)), torch.tensor(1), 1, 1, allow_empty=True)

@@ -107,6 +107,16 @@ class Program:
         return self.potentials if self.semiring.gates is None else self.semiring.gates
 
     @cached_property
+    def levels(self) -> dict[int, int]:
+        """potential -> a field that it shifts and nothing else does: ``act`` adds it, ``sum`` is a log-sum or a best."""
+        found: dict[int, int] = {}
+        for i, (moved, total) in enumerate(zip(self.act, self.sum, strict=True)):
+            shift = moved.args[1] if moved.op == "add" and moved.args[0] is leaf("a", i) else None
+            if shift is not None and shift.op == "w" and total.op in ("lse", "item"):
+                found.setdefault(shift.attr[0], i)
+        return found
+
+    @cached_property
     def key(self) -> str:
         """Name and digest: equal keys mean equal programs."""
         parts = (

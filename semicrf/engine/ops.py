@@ -18,7 +18,6 @@ linear.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import torch
 from torch import Tensor
@@ -29,7 +28,13 @@ from semicrf.engine.dispatch import BACKENDS
 from semicrf.engine.layout import MASKS, Spec
 from semicrf.engine.reference import State
 
-Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Stored = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+N = len(State._fields)
+
+
+def _args(spec: Spec) -> tuple[str, str, str, int, int, int]:
+    """A spec as operators take it; Dynamo does not trace dataclasses.astuple."""
+    return spec.semiring, spec.backend, spec.layout, spec.T, spec.K, spec.C
 
 
 # ------------------------------------------------------------------ raw operators
@@ -44,7 +49,7 @@ def _scan(
     keep: bool,
     lengths: Tensor,
     tensors: Sequence[Tensor],
-) -> Six:
+) -> Stored:
     spec = Spec(semiring, backend, layout, T, K, C)
     return tuple(BACKENDS[backend].scan(program(semiring), spec.models(tensors), lengths, T, K, C, keep))
 
@@ -57,9 +62,10 @@ def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
     ids = lambda *shape: lengths.new_empty(shape, dtype=torch.int64)  # noqa: E731
     value = real(p.width, B)
     if not keep:
-        return value, real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
+        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
-    return value, real(p.width, *shape), real(p.width, *gshape), ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
+    stored = real(p.width, *shape), real(p.width, *gshape), real(p.potentials, B, T + 1)
+    return value, *stored, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
 
 
 @torch.library.custom_op("semicrf::scan_vjp", mutates_args=())
@@ -83,7 +89,7 @@ def _scan_vjp_fake(semiring, backend, layout, T, K, C, wanted, lengths, cotangen
 @torch.library.custom_op("semicrf::walk", mutates_args=())
 def _walk(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
     blank = lengths.new_empty(0, dtype=torch.float64)
-    return walk.best(lengths, State(blank, blank, blank, alpha_id, g_id, end_id))
+    return walk.best(lengths, State(blank, blank, blank, blank, alpha_id, g_id, end_id))
 
 
 @_walk.register_fake
@@ -121,7 +127,7 @@ def _twin_setup(ctx, inputs, output):
 
 def _twin_backward(ctx, grad, *_):
     lengths, *rest = ctx.saved_tensors
-    state, tensors = rest[:6], rest[6:]
+    state, tensors = rest[:N], rest[N:]
     names = Spec(*ctx.spec).names
     wanted = [n not in MASKS for n in names]
     grads = torch.ops.semicrf.scan_vjp(*ctx.spec, wanted, lengths, grad, state, tensors)
@@ -158,8 +164,8 @@ class Scan(torch.autograd.Function):
     """(spec, keep, lengths, *tensors) -> state; differentiable in the tensors, through `value` alone."""
 
     @staticmethod
-    def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Six:
-        return torch.ops.semicrf.scan(*astuple(spec), keep, lengths, tensors)
+    def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Stored:
+        return torch.ops.semicrf.scan(*_args(spec), keep, lengths, tensors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -172,7 +178,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         lengths, *rest = ctx.saved_tensors
-        state, tensors = rest[:6], rest[6:]
+        state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
         pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
@@ -180,16 +186,16 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, _spec, _keep, _lengths, *directions):
         lengths, *rest = ctx.saved_tensors
-        value, tensors = rest[0], rest[6:]
+        value, tensors = rest[0], rest[N:]
         spec, given = _duals(ctx.spec, directions)
         along = Scan.apply(spec, False, lengths, *tensors, *given)[0][value.shape[0] :]
-        return torch.where(value.isfinite(), along, 0.0), *[None] * 5
+        return torch.where(value.isfinite(), along, 0.0), *[None] * (N - 1)
 
     @staticmethod
     def vmap(info, in_dims, spec, keep, lengths, *tensors):
         args = _batched(info, in_dims[2:], [0] * (1 + len(tensors)), [lengths, *tensors])
         out = Scan.apply(spec, keep, *args)
-        return tuple(o.unflatten(1, (info.batch_size, -1)) for o in out), (1,) * 6
+        return tuple(o.unflatten(1, (info.batch_size, -1)) for o in out), (1,) * N
 
 
 class ScanVJP(torch.autograd.Function):
@@ -201,17 +207,17 @@ class ScanVJP(torch.autograd.Function):
 
     @staticmethod
     def forward(spec: Spec, wanted: tuple[bool, ...], lengths: Tensor, cotangent: Tensor, *rest: Tensor):
-        state, tensors = rest[:6], rest[6:]
+        state, tensors = rest[:N], rest[N:]
         if state[1].numel() == 0:
-            state = torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors)
-        return tuple(torch.ops.semicrf.scan_vjp(*astuple(spec), wanted, lengths, cotangent, state, tensors))
+            state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
+        return tuple(torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         spec, wanted, lengths, cotangent, *rest = inputs
         ctx.spec, ctx.wanted = spec, wanted
-        ctx.save_for_backward(lengths, cotangent, rest[0], *rest[6:])
-        ctx.save_for_forward(lengths, cotangent, rest[0], *rest[6:])
+        ctx.save_for_backward(lengths, cotangent, rest[0], *rest[N:])
+        ctx.save_for_forward(lengths, cotangent, rest[0], *rest[N:])
 
     @staticmethod
     def _along(
@@ -231,22 +237,22 @@ class ScanVJP(torch.autograd.Function):
     def backward(ctx, *directions):
         _, cotangent, *_ = ctx.saved_tensors
         directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
-        wanted = tuple(ctx.needs_input_grad[10:])
+        wanted = tuple(ctx.needs_input_grad[4 + N :])
         along, grads = ScanVJP._along(ctx, directions, [torch.zeros_like(cotangent), cotangent], wanted)
         pulled = (g if w else None for g, w in zip(grads, wanted, strict=True))
-        return None, None, None, along, *[None] * 6, *pulled
+        return None, None, None, along, *[None] * N, *pulled
 
     @staticmethod
     def jvp(ctx, _spec, _wanted, _lengths, cotangent_dot, *rest):
         _, cotangent, *_ = ctx.saved_tensors
         dot = torch.zeros_like(cotangent) if cotangent_dot is None else cotangent_dot
-        return tuple(ScanVJP._along(ctx, rest[6:], [dot, cotangent], ctx.wanted)[1])
+        return tuple(ScanVJP._along(ctx, rest[N:], [dot, cotangent], ctx.wanted)[1])
 
     @staticmethod
     def vmap(info, in_dims, spec, wanted, lengths, cotangent, *rest):
-        dims = [in_dims[2], in_dims[3], *in_dims[10:]]
-        args = _batched(info, dims, [0, 1, *[0] * len(rest[6:])], [lengths, cotangent, *rest[6:]])
-        blank = torch.ops.semicrf.scan(*astuple(spec), False, args[0], args[2:])
+        dims = [in_dims[2], in_dims[3], *in_dims[4 + N :]]
+        args = _batched(info, dims, [0, 1, *[0] * len(rest[N:])], [lengths, cotangent, *rest[N:]])
+        blank = torch.ops.semicrf.scan(*_args(spec), False, args[0], args[2:])
         grads = ScanVJP.apply(spec, wanted, args[0], args[1], *blank, *args[2:])
         return tuple(
             g.unflatten(0, (info.batch_size, -1)) if w else g for g, w in zip(grads, wanted, strict=True)
@@ -258,21 +264,21 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
     """Run the dynamic programme; `value` (d, B) float64 is differentiable in the tensors."""
     keep = keep or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     if torch.compiler.is_compiling():
-        return State(*torch.ops.semicrf.scan_autograd(*astuple(spec), keep, lengths, tensors))
+        return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
 
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
     tensors = [t.detach() for t in tensors]
-    state = State(*torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors))
+    state = State(*torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors))
     return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
 
 
 def sample(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, samples: int, sequence_id: Tensor):
     """Start marks (S, B, T) and labels at them, of exact samples."""
     detached = [t.detach() for t in tensors]
-    return torch.ops.semicrf.sample(*astuple(spec), seed, samples, lengths, sequence_id, detached)
+    return torch.ops.semicrf.sample(*_args(spec), seed, samples, lengths, sequence_id, detached)
 
 
 def scan_vjp(
@@ -280,8 +286,8 @@ def scan_vjp(
 ) -> list[Tensor]:
     """Gradients of ``cotangent . value`` in the wanted tensors, themselves differentiable; empty where not wanted."""
     if torch.compiler.is_compiling():
-        state = torch.ops.semicrf.scan(*astuple(spec), True, lengths, tensors)
-        return torch.ops.semicrf.scan_vjp(*astuple(spec), wanted, lengths, cotangent, state, tensors)
+        state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
+        return torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
     with torch.no_grad():
         state = Scan.apply(spec, True, lengths, *tensors)
     return list(ScanVJP.apply(spec, tuple(wanted), lengths, cotangent, *state, *tensors))

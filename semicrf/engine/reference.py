@@ -9,6 +9,9 @@ in every semiring (Sarawagi & Cohen 2004 for Max; by the distributive law elsewh
 models. Where what
 leads into a segment depends on its duration, g has one column per duration and the same lines hold.
 
+Logarithms of long sums grow with the position, and with them their rounding, so alpha_t and g_t are kept *relative* to an
+offset per position and potential: the element times exp(-offset), an exact change of units by the semiring's own action.
+
 Stored: alpha and g for every position, and where the choices were found. The reverse sweep applies the semiring's
 derived reverse
 rule to the two sums, backwards; it holds no autograd tape.
@@ -32,8 +35,9 @@ class State(NamedTuple):
     """What a scan leaves behind; all but `value` are empty unless asked for."""
 
     value: Tensor  # (d, B)
-    alpha: Tensor  # (d, B, T+1, C)
-    g: Tensor  # (d, B, T, columns, C)
+    alpha: Tensor  # (d, B, T+1, C), relative to the offset of its position
+    g: Tensor  # (d, B, T, columns, C), likewise
+    offset: Tensor  # (potentials, B, T+1)
     alpha_id: Tensor  # (ids, B, T+1, C): which duration row each choice took
     g_id: Tensor  # (ids, B, T, columns, C): which previous label
     end_id: Tensor  # (ids, B): which final label
@@ -53,6 +57,18 @@ class Algebra:
         x, w, forbidden = self._aligned(x, w)
         z = torch.stack(self.functions.act(x, w))
         return torch.where(forbidden, self.zero.view(-1, *[1] * (z.dim() - 1)), z)
+
+    def level(self, x: Tensor) -> Tensor:
+        """How large the elements (d, B, C) are, in units of each potential: (potentials, B), 0 where that has no meaning."""
+        levels = torch.zeros(self.program.potentials, x.shape[1], dtype=x.dtype, device=x.device)
+        for potential, field in self.program.levels.items():
+            top = x[field].amax(-1)
+            levels[potential] = torch.where(top.isfinite(), top, 0.0)
+        return levels
+
+    def shift(self, x: Tensor, by: Tensor) -> Tensor:
+        """The elements (d, B, ...) times potentials (potentials, B)."""
+        return self.act(x, [w.view(-1, *[1] * (x.dim() - 2)) for w in by])
 
     def sum(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """The sum over `dim` (negative), and the places of its choices."""
@@ -118,11 +134,15 @@ def scan(
     nothing = algebra.zero.view(-1, 1, 1).expand(-1, B, C)
     no_ids = torch.full((program.ids, B, C), -1, device=lengths.device)
     alphas, alpha_ids, g_ids = [nothing], [no_ids], [no_ids[:, :, None].expand(-1, -1, columns, -1)]
+    offset = torch.zeros(program.potentials, B, T + 1, dtype=torch.float64, device=lengths.device)
     windows.put(0, algebra.act(algebra.one.view(-1, 1, 1, 1), [a.initial() for a in arcs]).expand(-1, B, columns, C))
     last = nothing
     for t in range(1, T + 1):
         sources = arcs[0].sources(t)
-        alpha, ids = algebra.sum(algebra.act(windows.g[windows.index(sources)], [a.window(t) for a in arcs]), -2)
+        w = _windows(arcs, t, sources, offset, t - 1)
+        alpha, ids = algebra.sum(algebra.act(windows.g[windows.index(sources)], w), -2)
+        offset[..., t] = offset[..., t - 1] + algebra.level(alpha)
+        alpha = algebra.shift(alpha, offset[..., t - 1] - offset[..., t])
         last = torch.where((lengths == t)[:, None], alpha, last)
         if keep:
             alphas.append(alpha)
@@ -134,11 +154,24 @@ def scan(
             if keep:
                 g_ids.append(ids)
     value, end_id = algebra.sum(algebra.act(last, [a.final() for a in arcs]), -1)
+    value = algebra.shift(value, _at(offset, lengths))
     if not keep:
         empty = torch.empty(0, B, dtype=torch.float64, device=lengths.device)
         none = torch.empty(0, B, dtype=torch.int64, device=lengths.device)
-        return State(value, empty, empty.clone(), none, none.clone(), none.clone())
-    return State(value, torch.stack(alphas, 2), windows.g, torch.stack(alpha_ids, 2), torch.stack(g_ids, 2), end_id)
+        return State(value, empty, empty.clone(), empty.clone(), none, none.clone(), none.clone())
+    ids = torch.stack(alpha_ids, 2), torch.stack(g_ids, 2), end_id
+    return State(value, torch.stack(alphas, 2), windows.g, offset, *ids)
+
+
+def _windows(arcs: list[Arcs], t: int, sources: Tensor, offset: Tensor, frame: int) -> list[Tensor]:
+    """What leads from g at each source to alpha at t, the former in units of its own offset, the latter in those of `frame`."""
+    relative = offset[:, :, sources] - offset[:, :, frame, None]
+    return [a.window(t) + r[..., None] for a, r in zip(arcs, relative, strict=True)]
+
+
+def _at(rows: Tensor, lengths: Tensor) -> Tensor:
+    """(n, B): the entry of each sequence at its length, of rows (n, B, T+1)."""
+    return rows.gather(-1, lengths.expand(rows.shape[0], -1)[..., None]).squeeze(-1)
 
 
 def scan_vjp(
@@ -164,7 +197,8 @@ def scan_vjp(
 
     cotangent = torch.where(state.value.isfinite(), cotangent, 0.0)
     at_end = state.alpha[:, torch.arange(B, device=lengths.device), lengths]
-    last_bar, gw = algebra.pull(cotangent, state.value, state.end_id, at_end, [a.final() for a in arcs], -1)
+    value = algebra.shift(state.value, -_at(state.offset, lengths))
+    last_bar, gw = algebra.pull(cotangent, value, state.end_id, at_end, [a.final() for a in arcs], -1)
     spread("final", gw)
     for t in range(T, 0, -1):
         alpha = state.alpha[:, :, t]
@@ -175,8 +209,9 @@ def scan_vjp(
             into, gw = algebra.pull(g_bar[:, :, t], state.g[:, :, t], state.g_id[:, :, t], x, w, -2)
             alpha_bar = alpha_bar + into.sum((2, 4))
             spread("transition", gw, t)
-        here = windows.index(arcs[0].sources(t))
-        w = [a.window(t) for a in arcs]
+        sources = arcs[0].sources(t)
+        here = windows.index(sources)
+        w = _windows(arcs, t, sources, state.offset, t)
         into, gw = algebra.pull(alpha_bar, alpha, state.alpha_id[:, :, t], state.g[here], w, -2)
         g_bar[here] += into
         spread("window", gw, t)

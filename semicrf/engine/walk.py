@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.arcs import Arcs
-from semicrf.engine.reference import Algebra, State, Windows
+from semicrf.engine.reference import Algebra, State, Windows, _windows
 
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """(t, labels of the walkers) -> (duration of the segment that ends at t, label before it)."""
@@ -70,7 +70,8 @@ def sample(
 
     def choose(t: int, label: Tensor) -> tuple[Tensor, Tensor]:
         u, v = uniform(seed, number, sequence_id, torch.full_like(row, t))
-        into = algebra.act(state.g[windows.index(arcs[0].sources(t))], [a.window(t) for a in arcs])[0]
+        sources = arcs[0].sources(t)
+        into = algebra.act(state.g[windows.index(sources)], _windows(arcs, t, sources, state.offset, t))[0]
         k = invert(into.movedim(-1, 1)[row, label], u)
         start = t - 1 - k
         before = torch.zeros_like(label)
@@ -104,10 +105,10 @@ def uniform(seed: int, sample: Tensor, sequence: Tensor, position: Tensor) -> tu
 
     >>> u, v = uniform(0, torch.tensor(0), torch.tensor(0), torch.tensor(0))
     >>> round(u.item(), 6), round(v.item(), 6)
-    (0.422867, 0.606955)
+    (0.399046, 0.735713)
     """
     low = 0xFFFFFFFF
-    c = list(torch.broadcast_tensors(position & low, sequence & low, sample & low, (position >> 32) & low))
+    c = list(torch.broadcast_tensors(position & low, sequence & low, sample & low, (sequence >> 32) & low))
     k0, k1 = seed & low, (seed >> 32) & low
     for _ in range(10):
         a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57

@@ -1,0 +1,120 @@
+"""The benchmark of named entities runs, learns what can be learnt, and saves what it prints."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import ner
+from semicrf.errors import InputError
+from semicrf.io import Sentence, read_conll, to_segments, write_conll
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "wnut17"
+WHO, WHERE = ["Ada", "Grace", "Alan", "Emmy"], [["London"], ["New", "York"], ["San", "Francisco", "Bay"]]
+
+
+def made_up(path: Path, sentences: int, seed: int) -> Path:
+    """Sentences in which a name is a person and what follows "in" a place, also one right after the other."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(items: list):
+        return items[int(torch.randint(len(items), (), generator=generator))]
+
+    rows = []
+    for _ in range(sentences):
+        place = pick(WHERE)
+        tokens = [pick(WHO), pick(["lives", "works"]), "in", *place]
+        tags = ["B-person", "O", "O", "B-place", *["I-place"] * (len(place) - 1)]
+        if pick([True, False]):
+            tokens, tags = [*tokens, pick(WHO), "said"], [*tags, "B-person", "O"]
+        rows.append(Sentence(tokens, tags))
+    write_conll(path, rows)
+    return path
+
+
+def test_a_tiny_run_learns_both_models_and_saves_the_scores(tmp_path, capsys):
+    train, dev = made_up(tmp_path / "train.conll", 60, seed=0), made_up(tmp_path / "dev.conll", 30, seed=1)
+    output, threads = tmp_path / "results" / "ner.json", torch.get_num_threads()
+    arguments = f"--train {train} --dev {dev} --epochs 8 --batch 16 --lr 0.01 --limit 50 --seed 3 --output {output}"
+    ner.main(arguments.split())
+    printed, saved = capsys.readouterr().out, json.loads(output.read_text(encoding="utf-8"))
+    assert torch.get_num_threads() == threads
+    assert saved["command"] == f"python -m benchmarks.ner {arguments}"
+    assert saved["versions"]["torch"] == torch.__version__
+    assert saved["sentences"] == {"train": 50, "dev": 30}
+    assert saved["labels"] == ["O", "person", "place"]
+    assert saved["K"] == 3
+    assert saved["options"]["seed"] == 3
+    assert [row["model"] for row in saved["results"]] == [ner.SegmentTagger.name, ner.ChainTagger.name]
+    for row in saved["results"]:
+        assert row["model"] in printed
+        assert row["f1"] > 0.9
+        assert sum(scores["gold"] for scores in row["per_type"].values()) > 30
+    assert str(output) in printed
+
+
+def test_the_same_seed_gives_the_same_scores(tmp_path):
+    train = made_up(tmp_path / "train.conll", 20, seed=0)
+    saved = []
+    for name in ("a.json", "b.json"):
+        ner.main(f"--train {train} --dev {train} --epochs 1 --output {tmp_path / name}".split())
+        saved.append(json.loads((tmp_path / name).read_text(encoding="utf-8"))["results"])
+    for a, b in zip(*saved, strict=True):
+        assert (a["loss"], a["f1"], a["per_type"]) == (b["loss"], b["f1"], b["per_type"])
+
+
+def test_taggers_forbid_what_their_schemes_do_not_have():
+    names = ["O", "person", "place"]
+    gold = to_segments([(["Ada", "in", "New", "York"], ["B-person", "O", "B-place", "I-place"])], names)
+    rules = ner.SegmentTagger(names, gold, 3).head(4).constraints
+    assert rules is not None
+    assert rules.duration is not None
+    assert rules.duration.tolist() == [[True, True, True], [False, True, True], [False, True, True]]
+    chain = ner.ChainTagger(names, gold)
+    assert chain.tags == ["O", "B-person", "I-person", "B-place", "I-place"]
+    assert chain.gold.tolist() == [[1, 0, 3, 4]]
+    rules = chain.head(4).constraints
+    assert rules is not None
+    assert rules.transition is not None
+    assert rules.start is not None
+    assert rules.start.tolist() == [True, True, False, True, False]
+    before = [{p for p, allowed in enumerate(column) if allowed} for column in rules.transition.T.tolist()]
+    assert before == [{0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}, {1, 2}, {0, 1, 2, 3, 4}, {3, 4}]
+
+
+def test_batches_hold_every_sentence_once_and_drop_words_in_training_only(tmp_path):
+    sentences = read_conll(made_up(tmp_path / "train.conll", 23, seed=0))
+    counts = Counter(w.lower() for s in sentences for w in s.tokens)
+    corpus = ner.Corpus(sentences, counts, {"a": 2})
+    for generator in (None, torch.Generator().manual_seed(0)):
+        batches = list(corpus.batches(5, generator))
+        assert sorted(i for batch in batches for i in batch.index) == list(range(23))
+        for batch in batches:
+            assert batch.lengths.tolist() == [len(sentences[i].tokens) for i in batch.index]
+            words = batch.words[batch.type_of]
+            real = torch.arange(words.shape[1]) < batch.lengths[:, None]
+            assert ((words == ner.PAD) == ~real).all()
+            assert generator is not None or (words[real] != ner.UNKNOWN).all()
+    assert (corpus.drop[1:] > 0).all()
+    assert corpus.drop[0] == 0
+
+
+def test_empty_files_are_refused(tmp_path):
+    empty = tmp_path / "empty.conll"
+    empty.write_text("\n", encoding="utf-8")
+    with pytest.raises(InputError, match="--train and --dev: got 0 and 0 sentences"):
+        ner.main(f"--train {empty} --dev {empty} --output {tmp_path / 'x.json'}".split())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the WNUT-17 data, which lies outside the repository")
+def test_a_short_run_on_real_data(tmp_path):
+    output = tmp_path / "ner.json"
+    paths = f"--train {DATA / 'train.conll'} --dev {DATA / 'dev.conll'}"
+    ner.main(f"{paths} --limit 1000 --epochs 8 --output {output}".split())
+    for row in json.loads(output.read_text(encoding="utf-8"))["results"]:
+        assert row["f1"] > 0.05
