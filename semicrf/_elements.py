@@ -104,7 +104,7 @@ class Elements:
     def normal(self, count: int) -> list[float]:
         return [self.random.gauss(0.0, 1.0) for _ in range(count)]
 
-    def weights(self, holes: float = 0.3) -> list[float]:
+    def weights(self, holes: float = 0.2) -> list[float]:
         """Random potentials; of those that gate, some are -inf."""
         w = self.normal(self.program.potentials)
         return [-inf if i < self.program.gates and self.random.random() < holes else v for i, v in enumerate(w)]
@@ -121,12 +121,15 @@ class Elements:
 
     def element(self, depth: int = 2) -> Values:
         """Zero, one, something without weight, potentials, or the product or the sum of two elements."""
-        kind = self.random.randrange(5 + 4 * (depth > 0))
-        if kind <= 2:
-            return (self.zero, self.one, self.weightless())[kind]
-        if kind <= 4:
+        weights = (1, 1, 1, 5, 3 * (depth > 0), 4 * (depth > 0))
+        kind = self.random.choices(("zero", "one", "weightless", "lift", "mul", "sum"), weights)[0]
+        if kind in ("zero", "one"):
+            return getattr(self, kind)
+        if kind == "weightless":
+            return self.weightless()
+        if kind == "lift":
             return self.lift(self.weights())
-        return (self.mul if kind <= 6 else self.sum)(self.element(depth - 1), self.element(depth - 1))
+        return getattr(self, kind)(self.element(depth - 1), self.element(depth - 1))
 
     def mixed(self, x: Sequence[Values], more: Sequence[Values]) -> list[Values]:
         """`more` anywhere among `x`, which keep their order."""

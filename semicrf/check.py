@@ -147,11 +147,10 @@ def _law(formula: Callable[..., list[Case]], e: Elements) -> Iterator[Case]:
 
 
 # ------------------------------------------------------------------ derivatives
-def _value(outputs: Sequence[Expr], point: Point) -> np.ndarray:
+def _value(outputs: Sequence[Expr], point: Point, per_term: bool = False) -> np.ndarray:
     terms = point["x"].shape[1] if "x" in point else 1
     values = evaluate(outputs, {kind: v.tolist() for kind, v in point.items()}, terms)
-    varies = any(o.varies for o in outputs)
-    return np.array([np.broadcast_to(v, terms) if varies else v for v in values], dtype=np.float64)
+    return np.array([np.broadcast_to(v, terms) if per_term else v for v in values], dtype=np.float64)
 
 
 def _slope(along: Callable[[float], np.ndarray]) -> np.ndarray | None:
@@ -192,7 +191,8 @@ def _reverse(what: str, e: Elements) -> Iterator[Case]:
             inputs["g"] *= np.isfinite(_value(e.program.act, point))
         else:
             known = {"y": _value(e.program.sum, point), "id": _value(tuple(stored_ids(e.program.sum)), point)}
-        rule = _value(e.program.reverse.outputs if what == "sum" else e.program.act_reverse, inputs | known)
+        outputs = e.program.reverse.outputs if what == "sum" else e.program.act_reverse
+        rule = _value(outputs, inputs | known, per_term=what == "sum")
         yield Case([(rule * np.concatenate([*to.values()])).sum()], [(inputs["g"] * slopes).sum()], inputs)
         forbidden = rule[~np.isfinite(np.concatenate([*point.values()]))]
         yield Case(forbidden, np.zeros_like(forbidden), inputs)
@@ -226,7 +226,7 @@ def _generated(f: Function, e: Elements) -> Iterator[Case]:
         point = {k: np.array(v) for k, v in drawn.items()} | {"x": np.array([e.element() for _ in range(3)]).T}
         point |= {"y": _value(e.program.sum, point), "id": _value(tuple(stored_ids(e.program.sum)), point)}
         points.append({k: point[k] for k in kinds})
-        results.append(_value((*f.outputs, *f.also), points[-1]))
+        results.append(_value((*f.outputs, *f.also), points[-1], per_term=f.name == "sum_vjp"))
     stacked = {k: torch.tensor(np.stack([p[k] for p in points], 1)) for k in kinds}
     arguments = [t.unsqueeze(-1) if "x" in kinds and k != "x" else t for k, t in stacked.items()]
     made = getattr(load(torch_source(e.program), "torch", ENVIRONMENT), f.name)(*arguments, *[-1] * ("x" in kinds))

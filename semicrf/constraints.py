@@ -149,7 +149,9 @@ class Constraints:
             if mask is not None:
                 model = _allow(model, name, _shaped(name, mask, batch, own))
         if self.labels is not None:
-            labels = self.labels.expand(T, C) if self.labels.shape == (C,) else self.labels
+            labels = self.labels
+            if isinstance(labels, Tensor) and labels.shape == (C,):
+                labels = labels.expand(T, C)
             model = _allow(model, "emission", _shaped("labels", labels, batch, (T, C)))
         if self.boundary is not None:
             model = _allow(model, "segment_start", _shaped("boundary", self.boundary, batch, (T,))[..., None])

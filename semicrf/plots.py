@@ -1,6 +1,6 @@
 """Pictures of segmentations and distributions, with matplotlib (``pip install semicrf[plots]``).
 
-Labels have the colours of `semicrf.terminal.PALETTE`, which suit every kind of colour vision, and their names beside.
+Labels have the colours of `semicrf.terminal.PALETTE`, which suit every kind of colour vision; after eight, hatched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semicrf.errors import bad_input
 from semicrf.segments import Segments
-from semicrf.terminal import label_names, shade
+from semicrf.terminal import PALETTE, label_names, shade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,14 +64,20 @@ def segments(
     ax = _strip(triples[-1][1], y, height) if ax is None else ax
     starts, ends, labels = zip(*triples, strict=True)
     durations = [e - s for s, e in zip(starts, ends, strict=True)]
-    colors = [shade(c).hex for c in labels]
-    ax.barh([y] * len(triples), durations, height, starts, color=colors, edgecolor="white", linewidth=1.2)
+    colors, hatches = [shade(c).hex for c in labels], [_hatch(c) for c in labels]
+    position = _points_per_position(ax)
+    gap = min(1.2, 0.15 * position)
+    ax.barh(
+        [y] * len(triples), durations, height, starts, color=colors, hatch=hatches, edgecolor="white", linewidth=gap
+    )  # fmt: skip
     probabilities = [None] * len(triples) if value.probability is None else value.probability.tolist()
     for (start, end, label), p in zip(triples, probabilities[: len(triples)], strict=True):
-        room = (end - start) * _points_per_position(ax) / (_SMALL * _CHARACTER)
-        text = _fitting(names[label], p, room)
-        ink = _INK if shade(label).dark_text else "white"
-        ax.text((start + end) / 2, y, text, ha="center", va="center_baseline", fontsize=_SMALL, color=ink, clip_on=True)
+        room = (end - start) * position / (_SMALL * _CHARACTER)
+        ax.text(
+            (start + end) / 2, y, _fitting(names[label], p, room), ha="center", va="center_baseline", fontsize=_SMALL,
+            color=_INK if shade(label).dark_text else "white", clip_on=True,
+            bbox={"facecolor": shade(label).hex, "linewidth": 0, "pad": 1} if _hatch(label) else None,
+        )  # fmt: skip
     return ax
 
 
@@ -159,7 +165,9 @@ def _boundaries(ax: Axes, probability: Tensor, best: Tensor) -> None:
     """A stem before each position but the first, where there is nothing to know; dark where `best` is true."""
     for chosen, color in ((False, _FAINT), (True, _INK)):
         at = 1 + (best[1:] == chosen).nonzero().flatten()
-        ax.vlines(at.tolist(), 0, probability[at].tolist(), colors=color, linewidth=2.2)
+        ax.vlines(
+            at.tolist(), 0, probability[at].tolist(), colors=color, linewidth=min(2.2, 0.6 * _points_per_position(ax))
+        )
     ax.set(ylim=(0, 1.03), yticks=[0, 1])
     _side(ax, 0.5, "P(boundary)")
 
@@ -170,7 +178,8 @@ def _positions(ax: Axes, probability: Tensor, names: Sequence[str]) -> None:
     edges = list(range(len(probability) + 1))
     for c in range(probability.shape[-1]):
         top, base = tops[:, c].tolist(), (tops[:, c] - probability[:, c]).tolist()
-        ax.stairs(top, edges, baseline=base, fill=True, color=shade(c).hex, linewidth=0, label=names[c])
+        style: dict[str, Any] = {"facecolor": shade(c).hex, "edgecolor": "white", "linewidth": 0, "hatch": _hatch(c)}
+        ax.stairs(top, edges, baseline=base, fill=True, label=names[c], **style)
     ax.set(ylim=(0, 1), yticks=[0, 1])
     _side(ax, 0.5, "P(label)")
 
@@ -215,7 +224,12 @@ def _triples(value: Segments) -> list[tuple[int, int, int]]:
 def _fitting(name: str, probability: float | None, room: float) -> str:
     """What to write into a box that has room for so many characters."""
     percent = "" if probability is None else f"{100 * probability:.0f}"
-    return next((text for text in (f"{name} {percent}".strip(), percent or name[:1]) if len(text) <= room), "")
+    return next((text for text in (f"{name} {percent}".strip(), percent) if len(text) <= room), "")
+
+
+def _hatch(label: int) -> str:
+    """What tells labels of one colour apart, where there are more labels than colours."""
+    return ("", "////", "....", "xxxx")[label // len(PALETTE) % 4]
 
 
 def _points_per_position(ax: Axes) -> float:

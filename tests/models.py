@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import oracle
+import pytest
 import tables
 import torch
 from tables import TOLERANCE, Batch
@@ -24,6 +25,9 @@ CLASSES = {
     "edge": EdgePotentials,
 }
 BATCH_SHAPES = ((), (2,), (2, 3))
+
+
+of_every_batch_shape = pytest.mark.parametrize("batch_shape", BATCH_SHAPES, ids=str)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -154,7 +158,8 @@ def check(
             rows.append(torch.autograd.grad(want, own, cotangent[b], allow_unused=True, materialize_grads=True))
     if not gradient:
         return
-    grads = torch.autograd.grad(actual, leaves, cotangent, allow_unused=True, materialize_grads=True)
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    grads = torch.autograd.grad(actual, leaves, cotangent, **options)
     for (c, name), grad, want in zip(names, grads, zip(*rows, strict=True), strict=True):
         own = c.batch.parts[name].shape
         tables.assert_gradient(f"{c.family}.{name}", grad.reshape(own), want, tolerance)

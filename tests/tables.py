@@ -1,4 +1,4 @@
-"""What the engine's tests run over: tolerances, semirings, backends, shapes, families of models, and batches drawn from them.
+"""What the engine's tests run over: tolerances, semirings, backends, shapes, families of models, batches drawn of them.
 
 A backend, a semiring or a family of models is one more row here and nothing else: every test reads these tables.
 """
@@ -25,14 +25,16 @@ from semicrf.engine.primitives import ENVIRONMENT
 inf = float("inf")
 
 TOLERANCE = {
-    # Enumeration and recursion add the same few thousand terms of size O(10) in another order: some tens of roundings of
-    # 1.1e-16, so 1e-14 is what is seen. A term that is wrong or missing shows at 1e-3.
+    # Enumeration and recursion add the same few thousand terms of size O(10) in another order: some tens of roundings
+    # of 1.1e-16, so 1e-14 is what is seen. A term that is wrong or missing shows at 1e-3.
     torch.float64: 1e-12,
     # The same tens of roundings of 6e-8, where a backend accumulates in float32.
     torch.float32: 1e-5,
 }
-"""By the dtype in which a backend accumulates. Values: relative to max(1, |expected|). Gradients: relative to the largest entry
-of the sequence's gradient (cotangents are of size 1, so at least to 1), because small entries are differences of large ones."""
+"""By the dtype in which a backend accumulates. Values: relative to max(1, |expected|). Gradients: relative to the largest
+entry of the sequence's gradient, or to 1 where that is less (cotangents are of size 1): small entries are differences of
+large ones.
+"""
 
 
 # ------------------------------------------------------------------ backends

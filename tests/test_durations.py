@@ -85,7 +85,7 @@ def test_initial_means(K):
 
 
 def test_negative_binomial_is_geometric_at_one_and_near_poisson_for_large_r():
-    table, geometric, poisson = (kind(1, 12).double() for kind in (NegativeBinomial, Geometric, Poisson))
+    table, geometric, poisson = NegativeBinomial(1, 12).double(), Geometric(1, 12).double(), Poisson(1, 12).double()
     torch.testing.assert_close(table(), geometric())
     r, mean = 1e7, 3.0
     table.log_r.data.fill_(math.log(r))

@@ -1,4 +1,4 @@
-"""Every backend, semiring, shape and family of models against enumeration: values, gradients, ties, -inf, ragged lengths."""
+"""Every backend, semiring, shape and family of models against enumeration: values, gradients, ties, -inf, lengths."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_required_boundaries(name, family, backend):
 @pytest.mark.parametrize("holes", [0.0, 0.15])
 @pytest.mark.parametrize(("K", "C"), SHAPES)
 def test_max_marks_the_path_of_the_tie_rule(K, C, holes, family, backend):
-    """Its gradient is the indicator of the oracle's best path, bit for bit, and the walk along its choices is that path."""
+    """Its gradient is the indicator of the oracle's best path, bit for bit; the walk along its choices is that path."""
     row = SEMIRINGS["Max"]
     for seed in range(3):
         batch = draw(family, K, C, (T, 1, T, 4), ties=True, holes=holes, seed=seed)
@@ -292,7 +292,7 @@ def test_an_impossible_sequence_touches_no_other(name, family, backend):
 @of_every_family
 @pytest.mark.parametrize("name", ["CrossEntropy", "KL"])
 def test_infinite_where_q_forbids_what_p_allows(name, family, backend):
-    """The divergence is +inf and has no gradient, in either model; both log-partitions keep theirs; the others keep all."""
+    """The divergence is +inf, without gradient in either model; the log-partitions and other sequences keep theirs."""
     row, lengths, B = SEMIRINGS[name], (T, 2, 5, T), 4
     p, q = (draw(family, 3, 2, lengths, seed=seed) for seed in range(2))
     main, index = {

@@ -1,4 +1,4 @@
-"""The engine as torch operators: registration, derivatives of every order and kind, transforms, compilation, dtypes, memory."""
+"""The engine as torch operators: registration, derivatives of all orders and modes, transforms, compilation, memory."""
 
 from __future__ import annotations
 
@@ -136,26 +136,20 @@ def test_opcheck_of_scan_autograd(name, family, backend):
 @pytest.mark.parametrize("family", ["duration_transition", "segment", "edge"])
 @pytest.mark.parametrize("name", ["Log", "Entropy"])
 def test_gradcheck(name, family, backend):
+    """Along random directions, in both modes; entry by entry the gradient is compared with enumeration elsewhere."""
+    torch.manual_seed(0)
     fields, tensors = function(name, family, backend.name, shared=True)
-    assert torch.autograd.gradcheck(
-        fields, leaves(tensors), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
-    )
+    assert torch.autograd.gradcheck(fields, leaves(tensors), fast_mode=True, check_forward_ad=True)
 
 
 @on_every_backend
 @pytest.mark.parametrize("family", ["duration_transition", "edge"])
 @pytest.mark.parametrize("name", ["Log", "Std", "Entropy", "CrossEntropy", "KL", "Expectation"])
 def test_gradgradcheck(name, family, backend):
-    """Along random directions; entry by entry the second order is compared with enumeration below."""
     torch.manual_seed(0)
     fields, tensors = function(name, family, backend.name, shared=True)
     assert torch.autograd.gradgradcheck(
-        fields,
-        leaves(tensors),
-        fast_mode=True,
-        check_fwd_over_rev=True,
-        check_rev_over_rev=True,
-        check_batched_grad=True,
+        fields, leaves(tensors), fast_mode=True, check_fwd_over_rev=True, check_rev_over_rev=True
     )
 
 
@@ -165,8 +159,8 @@ def test_gradgradcheck(name, family, backend):
 @pytest.mark.parametrize("holes", [0.0, 0.1])
 def test_three_orders_against_enumeration(holes, name, family, backend):
     """grad of grad of grad, each along another random direction."""
-    batch = draw(family, 3, 2, LENGTHS, T=4, seed=3, shared=True, holes=holes)
-    assert sum(batch.possible()) >= 2
+    batch = draw(family, 3, 2, LENGTHS, T=4, seed=7, shared=True, holes=holes)
+    assert all(batch.possible())
     engine, listed = leaves(batch.parts.values()), leaves(batch.parts.values())
     a = run(SEMIRINGS[name], backend.name, [batch.replace(dict(zip(batch.parts, engine, strict=True)))])[-1]
     b = by_enumeration(batch, listed, name)
@@ -220,7 +214,10 @@ def test_forward_mode_is_the_gradient_along_a_direction(name, backend):
     values, along = torch.func.jvp(fields, tuple(tensors), tuple(directions))
     inputs = leaves(tensors)
     wanted = [
-        sum((g * d).sum() for g, d in zip(torch.autograd.grad(field, inputs, retain_graph=True), directions, strict=True))
+        sum(
+            (g * d).sum()
+            for g, d in zip(torch.autograd.grad(field, inputs, retain_graph=True), directions, strict=True)
+        )
         for field in fields(*inputs).flatten()
     ]
     assert torch.equal(values, fields(*tensors))
@@ -302,7 +299,7 @@ def test_vmap_over_two_levels(family, backend):
 
 @on_every_backend
 def test_hessian_jacobians_and_products(backend):
-    """One Hessian of log Z by every road: enumeration, forward over reverse, reverse over reverse, functional products."""
+    """One Hessian of log Z by every road, and its products with a vector, against enumeration."""
     batch = draw("factored", 2, 2, LENGTHS, T=4, seed=0)
     f, emission = log_of_emission(backend=backend.name)
     assert torch.equal(emission, batch.parts["emission"])
@@ -314,10 +311,8 @@ def test_hessian_jacobians_and_products(backend):
         torch.func.hessian(f),
         torch.func.jacfwd(torch.func.grad(f)),
         torch.func.jacrev(torch.func.grad(f)),
-        torch.func.jacfwd(torch.func.jacfwd(f)),
         torch.func.jacrev(torch.func.jacfwd(f)),
         lambda e: torch.autograd.functional.hessian(f, e),
-        lambda e: torch.autograd.functional.hessian(f, e, vectorize=True, outer_jacobian_strategy="forward-mode"),
     ):
         close(road(emission).reshape(size, size), wanted)
     assert torch.equal(torch.func.jacrev(f)(emission), torch.func.grad(f)(emission))
@@ -328,6 +323,31 @@ def test_hessian_jacobians_and_products(backend):
     close(hvp(f, emission, v)[1], product)
     close(vhp(f, emission, v)[1], product)
     close(torch.func.jvp(torch.func.grad(f), (emission,), (v,))[1], product)
+
+
+@on_every_backend
+@pytest.mark.parametrize("name", ["Log", "Entropy", "KL"])
+def test_forward_mode_inside_forward_mode(name, backend):
+    """torch leaves forward mode off inside a Function's jvp, so that a jvp of a jvp is zero unless it is turned on."""
+    fields, (emission, *rest) = function(name, "factored", backend.name)
+    d, e, c = (normal(emission, seed) for seed in range(3))
+
+    def along(f: Callable[[Tensor], Tensor], direction: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.func.jvp(f, (x,), (direction,))[1]
+
+    def last(x: Tensor) -> Tensor:
+        return fields(x, *rest)[-1].sum()
+
+    def slope(x: Tensor) -> Tensor:
+        return (torch.func.grad(last)(x) * d).sum()
+
+    def bend(x: Tensor) -> Tensor:
+        return (torch.func.grad(slope)(x) * e).sum()
+
+    assert bend(emission).abs() > 1e-3
+    close(along(along(last, d), e)(emission), bend(emission))
+    close(along(along(along(last, d), e), c)(emission), (torch.func.grad(bend)(emission) * c).sum())
+    close(along(along(torch.func.grad(last), d), e)(emission), torch.func.grad(bend)(emission))
 
 
 @on_every_backend

@@ -162,8 +162,16 @@ def test_a_segmentation_is_added_to_axes_that_are_given():
     ax = Figure(figsize=(4, 1)).add_subplot(xlim=(0, 120))
     assert plots.segments(segmentation(), NAMES, ax, y=3, height=0.5) is ax
     assert [(y, height) for _, y, _, height in boxes(ax)] == [(2.75, 0.5)] * 4
-    assert texts(ax) == ["n", "v", "x"]  # the box of one position has room for no letter
+    assert texts(ax) == ["x"]  # the names have no room
     assert not pyplot.get_fignums()
+
+
+def test_labels_beyond_the_palette_are_hatched():
+    ax = plots.segments(Segments.from_list([(0, 2, 0), (2, 4, 8), (4, 6, 16), (6, 8, 32)]))
+    assert [p.get_hatch() or "" for p in ax.patches] == ["", "////", "....", ""]
+    figure = plots.posterior(model(C=9), samples=0)
+    assert [p.get_hatch() or "" for p in figure.axes[1].patches] == [""] * 8 + ["////"]
+    figure.canvas.draw()
 
 
 def test_the_posterior_has_every_part():

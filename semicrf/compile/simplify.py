@@ -138,7 +138,7 @@ class Linear:
         return self._build(self.expand(node))
 
     def total(self, node: Expr) -> Expr:
-        """The sum of `node` over the axis: what does not vary comes out, and a softmax sums to one."""
+        """The sum of `node` over the axis: what does not vary comes out, and a softmax sums to one (to 0 where all is -inf)."""
         groups: dict[Product, dict[Product, float]] = {}
         for factors, c in self.expand(node).items():
             outside = tuple(f for f in factors if not f.varies)
@@ -146,7 +146,10 @@ class Linear:
             groups.setdefault(outside, {})[inside] = c
         result = ZERO
         for outside, terms in groups.items():
-            inner = wrap(sum(c for inside, c in terms.items() if _softmax(inside)))
+            inner = ZERO
+            for inside, c in terms.items():
+                if _softmax(inside):
+                    inner = make("add", [inner, make("mul", [wrap(c), _one(inside[0].args[1])])])
             rest = {inside: c for inside, c in terms.items() if not _softmax(inside)}
             if rest:
                 scale = next(iter(rest.values()))  # outside, so that the same sum is the same node whatever its sign
@@ -197,12 +200,19 @@ def _times(left: Product, right: Product) -> Product:
             factors.remove(inverse)
         else:
             factors.append(f)
-    return tuple(sorted(factors, key=lambda e: e.order))
+    shares = {f.args[1] for f in factors if f.op == "ratio" and f.args[0] is not f.args[1]}
+    needed = (f for f in factors if not (f.op == "ratio" and f.args[0] is f.args[1] and f.args[1] in shares))
+    return tuple(sorted(needed, key=lambda e: e.order))
 
 
 def _without(factors: Product, one: Expr) -> Product:
     at = factors.index(one)
     return factors[:at] + factors[at + 1 :]
+
+
+def _one(total: Expr) -> Expr:
+    """What shares of `total` add up to: 1, or 0 where it is -inf. Beside one of those shares it changes nothing."""
+    return Expr("ratio", (total, total))
 
 
 def _softmax(factors: Product) -> bool:

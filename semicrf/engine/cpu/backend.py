@@ -132,6 +132,8 @@ def scan_vjp(
     sums = [{n: np.zeros((B, *m[n].shape[1:])) for n in want} for m, want in zip(parts, wanted, strict=True)]
     value, rows = state.value.numpy(), lengths.tolist()
     cot = np.where(np.isfinite(value), cotangent.numpy(), 0.0)
+    for m in form.means:  # of nothing there is no mean
+        cot[m.field] *= value[form.weights[m.weight].field] > -inf
     done: set[int] = set()
     tasks = []
     for r in _runs(form, parts, B, T, K, C):
