@@ -18,11 +18,11 @@ from torch import Tensor
 
 from semicrf.algebra import Semiring
 from semicrf.compile import Program, compiled, evaluate
-from semicrf.engine.layout import PARTS
 
 inf = math.inf
 Values = tuple[float, ...]
 T, K, C, LENGTHS = 4, 3, 2, (4, 3, 1, 4)  # of the small model
+SHAPES = {"emission": (4, T, C), "transition": (1, C, C), "duration": (1, K, C), "start": (1, C), "end": (1, C)}
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,10 @@ def real(values: Sequence[float], shape: Sequence[int]) -> Tensor:
 
 def random_models(e: Elements) -> list[dict[str, Tensor]]:
     """A factored model per potential: -inf in those that gate, NaN past the lengths, the last sequence impossible."""
-    sizes = {"T": T, "K": K, "C": C}
-    shapes = {n: [1, *(sizes[a] for a in PARTS[n][1:])] for n in ("transition", "duration", "start", "end", "emission")}
-    shapes["emission"][0] = len(LENGTHS)
-    holes = {n: real([e.random.random() for _ in range(math.prod(s))], s) < 0.1 for n, s in shapes.items()}
+    holes = {n: real([e.random.random() for _ in range(math.prod(s))], s) < 0.1 for n, s in SHAPES.items()}
     models = []
     for i in range(e.program.potentials):
-        model = {n: real(e.normal(math.prod(s)), s) for n, s in shapes.items()}
+        model = {n: real(e.normal(math.prod(s)), s) for n, s in SHAPES.items()}
         if i < e.program.gates:
             model = {n: torch.where(holes[n], -inf, part) for n, part in model.items()}
             model["emission"][1, i, i % C] = -inf  # in this sequence each model forbids something else

@@ -16,7 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semicrf._elements import LENGTHS, C, Case, Elements, K, T, all_segmentations, canonical, random_models, real
+from semicrf._elements import (
+    LENGTHS,
+    SHAPES,
+    C,
+    Case,
+    Elements,
+    K,
+    T,
+    all_segmentations,
+    canonical,
+    random_models,
+    real,
+)
 from semicrf.algebra import Expr, Semiring, lookup
 from semicrf.compile import compiled, dual, evaluate, load, torch_source
 from semicrf.compile.derive import stored_ids
@@ -79,8 +91,9 @@ def _stages(e: Elements, trials: int) -> Iterator[tuple[dict[str, Check], int, f
     yield slopes | {f"dual of {f} = its slope": partial(_tangent, f) for f in dual_of}, trials, NUMERICAL
     made = [f for f in functions(e.program) if f.outputs]
     yield {f"generated torch {f.name} = interpreter": partial(_generated, f) for f in made}, 1, EXACT
-    yield {f"scan by {b} = sum of all segmentations": partial(_scan, b) for b in BACKENDS}, 1, EXACT
-    yield {f"gradient by {b} = slope of that sum": partial(_gradient, b) for b in BACKENDS}, 3, NUMERICAL
+    able = [b for b, module in BACKENDS.items() if module.serves(compiled(S), set(SHAPES), _device(b))]
+    yield {f"scan by {b} = sum of all segmentations": partial(_scan, b) for b in able}, 1, EXACT
+    yield {f"gradient by {b} = slope of that sum": partial(_gradient, b) for b in able}, 3, NUMERICAL
 
 
 def _run(e: Elements, checks: dict[str, Check], trials: int, tolerance: float) -> list[Law]:
@@ -237,13 +250,16 @@ def _generated(f: Function, e: Elements) -> Iterator[Case]:
         yield Case(g.flatten().tolist(), expected.flatten().tolist(), point, undefined=True)
 
 
+def _device(backend: str) -> torch.device:
+    return torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
+
+
 def _run_backend(
     name: str, e: Elements, models: list[dict[str, Tensor]], gradient: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
-    tensors = [t.to(device, copy=True).requires_grad_(gradient) for t in flat(models)]
+    tensors = [t.to(_device(name), copy=True).requires_grad_(gradient) for t in flat(models)]
     spec = Spec(compiled(e.semiring).key, name, layout(models), T, K, C)
-    return scan(spec, torch.tensor(LENGTHS, device=device), tensors).value.cpu(), tensors
+    return scan(spec, torch.tensor(LENGTHS, device=_device(name)), tensors).value.cpu(), tensors
 
 
 def _scan(backend: str, e: Elements) -> Iterator[Case]:

@@ -2,8 +2,7 @@
 (`Constraints`).
 
 Both act by forbidding: they put ``-inf`` where something is not allowed and mark where a segment must start. What is
-left is an
-ordinary model, so loss, marginals, sampling and decoding obey them alike.
+left is an ordinary model, so loss, marginals, sampling and decoding obey them alike.
 """
 
 from __future__ import annotations

@@ -35,14 +35,12 @@ class SemiCRFDistribution(Distribution):
         potentials: `FactoredPotentials`, `SegmentPotentials` or `EdgePotentials`; their leading shape is `batch_shape`.
         lengths: integer ``(...)``, in ``1..T``; T by default. Nothing past a length is read.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``; one that is not there raises.
-        validate_args: check values (NaN, +inf, lengths); None: yes, except while compiling, capturing a CUDA graph or
-        under vmap.
-            Shapes, dtypes and devices are always checked.
+        validate_args: check values (NaN, +inf, lengths); None: yes, except while compiling, capturing a CUDA graph
+            or under vmap. Shapes, dtypes and devices are always checked.
 
     Nothing is computed until asked. Results have the potentials' dtype (float32 for half precision) and are
-    differentiable in
-    every tensor given. Where no segmentation is possible log_partition is -inf, and entropy, marginals and gradients
-    are 0.
+    differentiable in every tensor given. Where no segmentation is possible log_partition is -inf, and entropy,
+    marginals and gradients are 0.
 
     Raises:
         InputError: what was passed, what was expected, the likely fix.
@@ -53,7 +51,7 @@ class SemiCRFDistribution(Distribution):
     >>> from semicrf import FactoredPotentials
     >>> d = SemiCRFDistribution(FactoredPotentials(torch.zeros(4, 2), max_duration=3))
     >>> d
-    SemiCRFDistribution(batch_shape=(), T=4, K=3, C=2, dtype=torch.float32, device=cpu, backend=reference)
+    SemiCRFDistribution(batch_shape=(), T=4, K=3, C=2, dtype=torch.float32, device=cpu, backend=auto)
     >>> round(d.log_partition.exp().item())    # segmentations of 4 positions, 2 labels, at most 3 long
     52
     """
@@ -68,7 +66,7 @@ class SemiCRFDistribution(Distribution):
         if not isinstance(potentials, Potentials):
             fix = "FactoredPotentials(emission, transition, duration)."
             raise bad_input("potentials", f"a {type(potentials).__name__}", "a potentials object", fix)
-        self.potentials, self.backend = potentials, choose(backend, potentials.device)
+        self.potentials, self.backend = potentials, choose(backend)
         self.T, self.K, self.C = potentials.T, potentials.K, potentials.C
         self._lengths = _validation.lengths(lengths, potentials)
         self._inference = Inference(potentials, self._lengths, self.backend)

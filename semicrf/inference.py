@@ -44,8 +44,12 @@ class Inference:
         return self.total(Log)[0]
 
     def log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """The gradient of log Z in each wanted part, (B, ...) in the model's dtype; an absent part counts as zeros."""
-        parts = {**self.potentials.parts, **{n: self.potentials.full(n) for n in wanted}}
+        """The gradient of log Z in each wanted part, (B, ...); an absent part counts as zeros.
+
+        In the model's dtype, as gradients are; in float32 where that is a half precision, which would round them.
+        """
+        model = self.potentials.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)))
+        parts = {**model.parts, **{n: model.full(n) for n in wanted}}
         one = torch.ones(1, self.lengths.shape[0], dtype=torch.float64, device=self.lengths.device)
         flags = [n in wanted for n in parts]
         grads = ops.scan_vjp(self.spec(Log, [parts]), self.lengths, one, list(parts.values()), flags)
@@ -67,7 +71,7 @@ def _key(semiring: type[Semiring]) -> str:
 
 
 def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) -> Any:
-    """What a semiring reports of its total (d, B), as a NamedTuple; `finish` is applied to each field, (B,) or (B, k)."""
+    """What a semiring reports of its total (d, B), as a NamedTuple; `finish` is applied to each field."""
     scalars = load(torch_source(program), "torch", ENVIRONMENT).read(total)
     fields, at = {}, 0
     for name, width in program.semiring.reads:

@@ -20,10 +20,8 @@ class Marginals:
     """Probabilities and expected counts, each computed when asked for and kept; all differentiable.
 
     Each is the gradient of log Z in one part of the potentials, with zeros put in where the model lacks the part. One
-    reverse
-    sweep serves every view whose size is that of the inputs; `segments` and `edge` hold a number for every arc and
-    take their own.
-    Where no segmentation is possible all are 0. Results have the distribution's dtype.
+    reverse sweep serves every view whose size is that of the inputs; `segments` and `edge` hold a number for every arc
+    and take their own. Where no segmentation is possible all are 0. Results have the distribution's dtype.
     """
 
     def __init__(self, distribution: SemiCRFDistribution):

@@ -13,7 +13,7 @@ import torch
 from tables import TOLERANCE, Batch
 from torch import Tensor
 
-from semicrf import EdgePotentials, FactoredPotentials, SegmentPotentials, SemiCRFDistribution, Segments
+from semicrf import EdgePotentials, FactoredPotentials, SegmentPotentials, Segments, SemiCRFDistribution
 from semicrf.potentials import Potentials
 
 inf, nan = float("inf"), float("nan")
@@ -43,7 +43,7 @@ def ragged(T: int, batch_shape: Sequence[int]) -> list[int]:
     return [(-b * (T - 1)) % T or T for b in range(torch.Size(batch_shape).numel())]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """A batch of models: leaves in the public shapes, the potentials made of them, and each sequence for the oracle."""
 
@@ -63,6 +63,12 @@ class Case:
     @property
     def d(self) -> SemiCRFDistribution:
         return SemiCRFDistribution(self.potentials, self.lengths)
+
+    def __repr__(self) -> str:
+        return f"{name_of(self)}-lengths{self.batch.lengths.tolist()}"
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:  # for hypothesis, which prints every field otherwise
+        printer.text(repr(self))
 
     def sequences(self) -> list[tuple[oracle.Model, int]]:
         """Model (with leaves of its own) and length of every sequence, in row-major order."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import oracle
+import pytest
 import torch
 from torch import Tensor
 
@@ -31,28 +32,10 @@ TOLERANCE = {
     # The same tens of roundings of 6e-8, where a backend accumulates in float32.
     torch.float32: 1e-5,
 }
-"""By the dtype in which a backend accumulates. Values: relative to max(1, |expected|). Gradients: relative to the largest
-entry of the sequence's gradient, or to 1 where that is less (cotangents are of size 1): small entries are differences of
-large ones.
+"""By the dtype in which a backend accumulates. Values: relative to max(1, |expected|). Gradients: relative to the
+largest entry of the sequence's gradient, or to 1 where that is less (cotangents are of size 1), because small entries
+are differences of large ones.
 """
-
-
-# ------------------------------------------------------------------ backends
-@dataclass(frozen=True)
-class Backend:
-    name: str
-    device: str = "cpu"
-    accumulates: torch.dtype = torch.float64  # when its inputs are float64
-
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCE[self.accumulates]
-
-
-ROWS: dict[str, Backend] = {}
-"""Backends that are not as `Backend` has it by default."""
-
-BACKEND = [ROWS.get(name, Backend(name)) for name in BACKENDS]
 
 
 # ------------------------------------------------------------------ semirings
@@ -112,6 +95,45 @@ FAMILIES = {
 }
 SHARING = ("per_batch", "shared")
 """Whether what does not depend on the position has one row per sequence or one for all."""
+
+
+# ------------------------------------------------------------------ backends
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    device: str = "cpu"
+    accumulates: torch.dtype = torch.float64  # whatever its inputs are
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE[self.accumulates]
+
+    def serves(self, row: Row, *families: str) -> bool:
+        parts = {part for family in families for part in FAMILIES[family]}
+        if self.name == "auto":
+            return True
+        return BACKENDS[self.name].serves(compiled(row.semiring), parts, torch.device(self.device))
+
+
+ROWS: dict[str, Backend] = {}
+"""Backends that are not as `Backend` has it by default."""
+
+BACKEND = [ROWS.get(name, Backend(name)) for name in BACKENDS]
+AUTO = Backend("auto")
+
+
+def served(
+    names: Sequence[str] = tuple(SEMIRINGS),
+    families: Sequence[str] = tuple(FAMILIES),
+    backends: Sequence[Backend] = tuple(BACKEND),
+) -> pytest.MarkDecorator:
+    """Parametrizes (name, family, backend) over all that the backends run."""
+    cases = [
+        pytest.param(name, family, backend, id=f"{name}-{family}-{backend.name}")
+        for name, family, backend in itertools.product(names, families, backends)
+        if backend.serves(SEMIRINGS[name], family)
+    ]
+    return pytest.mark.parametrize(("name", "family", "backend"), cases)
 
 
 # ------------------------------------------------------------------ batches

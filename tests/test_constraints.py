@@ -12,7 +12,7 @@ import torch
 from models import CLASSES, EXACT, Case, case, check, f64, inf, of_every_batch_shape, rows_of, seeded
 from torch import Tensor
 
-from semicrf import Constraints, Evidence, FactoredPotentials, SemiCRFDistribution, Segments
+from semicrf import Constraints, Evidence, FactoredPotentials, Segments, SemiCRFDistribution
 from semicrf.errors import InputError
 
 of_every_family = pytest.mark.parametrize("family", CLASSES)
@@ -115,8 +115,7 @@ def test_conditioning_filters_the_segmentations(family, kinds):
 def test_evidence_in_every_batch_shape_and_with_holes(batch_shape):
     for family in CLASSES:
         c = case(family, batch_shape=batch_shape, holes=0.03, K=6, T=4, seed=3)
-        if "labels" in family or not (c.d.count > 0).all():
-            pytest.fail("a seed with every sequence possible is needed")
+        assert (c.d.count > 0).all()  # by the choice of the seed
         for kinds in KINDS[:4]:
             evidence, agree = observe(c, kinds, seed=1)
             check_filtered(c.d.condition(evidence), c, agree)
@@ -125,7 +124,11 @@ def test_evidence_in_every_batch_shape_and_with_holes(batch_shape):
 def test_evidence_shared_by_the_batch():
     c = case("factored")
     labels, boundary = torch.tensor([-1, 1, -1, -1, -1]), torch.tensor([-1, -1, 1, -1, 0])
-    for given in ({"labels": labels}, {"boundary": boundary}, {"allowed": torch.tensor([[True, True], [False, True]] * 2 + [[True] * 2])}):
+    for given in (
+        {"labels": labels},
+        {"boundary": boundary},
+        {"allowed": torch.tensor([[True, True], [False, True]] * 2 + [[True] * 2])},
+    ):
         agree = [lambda y, given=given: oracle.consistent(y, **given)] * 6
         check_filtered(c.d.condition(Evidence(**given)), c, agree)
 
@@ -245,7 +248,9 @@ def test_evidence_of_nothing_and_what_is_no_evidence():
     with pytest.raises(InputError, match="evidence: got nothing; expected labels, allowed, boundary or segments"):
         Evidence()
     d = case("factored").d
-    with pytest.raises(InputError, match=r"evidence: got a Constraints; expected Evidence\. Likely fix: .*constraints.apply"):
+    with pytest.raises(
+        InputError, match=r"evidence: got a Constraints; expected Evidence\. Likely fix: .*constraints.apply"
+    ):
         d.condition(Constraints())  # pyright: ignore[reportArgumentType]
 
 
@@ -313,13 +318,17 @@ def test_constraints_on_labels_for_all_positions():
 
 def test_constraints_apply_beside_evidence_and_twice():
     c = case("duration_transition")
-    rules = Constraints(transition=~torch.eye(2, dtype=torch.bool), duration=torch.tensor([[True], [True], [False]]).expand(3, 2))
+    rules = Constraints(
+        transition=~torch.eye(2, dtype=torch.bool), duration=torch.tensor([[True], [True], [False]]).expand(3, 2)
+    )
     evidence, agree = observe(c, "labels", seed=6)
     once, twice = rules.apply(c.potentials), rules.apply(rules.apply(c.potentials))
     d = SemiCRFDistribution(once, c.lengths)
     assert torch.equal(d.log_partition, SemiCRFDistribution(twice, c.lengths).log_partition)
     both = [
-        lambda y, a=a: a(y) and all(e - s < 3 for s, e, _ in y) and all(p[2] != q[2] for p, q in zip(y, y[1:], strict=False))
+        lambda y, a=a: (
+            a(y) and all(e - s < 3 for s, e, _ in y) and all(p[2] != q[2] for p, q in zip(y, y[1:], strict=False))
+        )
         for a in agree
     ]
     check_filtered(d.condition(evidence), c, both)
@@ -330,14 +339,19 @@ def test_constraints_that_leave_nothing():
     d = SemiCRFDistribution(Constraints(start=torch.tensor([False, False])).apply(c.potentials), c.lengths)
     assert d.log_partition.isneginf().all()
     assert (d.entropy() == 0).all()
-    assert torch.equal(SemiCRFDistribution(Constraints().apply(c.potentials), c.lengths).log_partition, c.d.log_partition)
+    assert torch.equal(
+        SemiCRFDistribution(Constraints().apply(c.potentials), c.lengths).log_partition, c.d.log_partition
+    )
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
         ({"transition": torch.ones(2, 2)}, "transition: got dtype torch.float32; expected a bool tensor"),
-        ({"transition": torch.ones(3, 3).bool()}, r"transition: got shape \(3, 3\); expected \(2, 2\) or \(2, 3, 2, 2\)"),
+        (
+            {"transition": torch.ones(3, 3).bool()},
+            r"transition: got shape \(3, 3\); expected \(2, 2\) or \(2, 3, 2, 2\)",
+        ),
         ({"duration": torch.ones(4, 2).bool()}, r"duration: got shape \(4, 2\); expected \(3, 2\) or \(2, 3, 3, 2\)"),
         ({"labels": torch.ones(3).bool()}, r"labels: got shape \(3,\); expected \(5, 2\) or \(2, 3, 5, 2\)"),
         ({"boundary": torch.ones(5).long()}, "boundary: got dtype torch.int64; expected a bool tensor"),

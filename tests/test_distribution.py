@@ -10,14 +10,44 @@ import pytest
 import tables
 import torch
 from models import (
-    BATCH_SHAPES, CLASSES, EXACT, GRID, Case, allowing, case, check, enumerated, f64, inf, name_of, nan, of, rows_of, seeded,
+    BATCH_SHAPES,
+    CLASSES,
+    EXACT,
+    GRID,
+    Case,
+    allowing,
+    case,
+    check,
+    enumerated,
+    f64,
+    inf,
+    name_of,
+    nan,
+    of,
+    rows_of,
+    seeded,
 )  # fmt: skip
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from semicrf import Evidence, FactoredPotentials, SegmentPotentials, SemiCRFDistribution, Segments
+from semicrf import Evidence, FactoredPotentials, SegmentPotentials, Segments, SemiCRFDistribution
 from semicrf.algebra import (
-    KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std, largest, lse, ratio, smallest, total, weigh,
+    KL,
+    CrossEntropy,
+    Entropy,
+    Expectation,
+    KMax,
+    Log,
+    LogCount,
+    Max,
+    Semiring,
+    Std,
+    largest,
+    lse,
+    ratio,
+    smallest,
+    total,
+    weigh,
 )  # fmt: skip
 from semicrf.engine import ops
 from semicrf.errors import InputError, SemiringError
@@ -620,7 +650,9 @@ def test_one_impossible_sequence_of_a_batch(family, shared):
         assert (value[dirty] == wanted).all(), name
         assert not value.isnan().any(), name
         if value.requires_grad:
-            grads = torch.autograd.grad(value[dirty].sum(), list(c.parts.values()), retain_graph=True, allow_unused=True)
+            grads = torch.autograd.grad(
+                value[dirty].sum(), list(c.parts.values()), retain_graph=True, allow_unused=True
+            )
             assert all((g == 0).all() for g in grads if g is not None), name
     for value, clean in [
         (d.log_partition, healthy.log_partition), (d.max, healthy.max), (d.entropy(), healthy.entropy()),
@@ -674,9 +706,22 @@ def test_nothing_is_computed_until_asked(monkeypatch):
         monkeypatch.setattr(ops, name, refuse)
     d = case("factored").d
     e = Evidence(labels=torch.zeros(2, 3, 5).long())
-    for lazy in (d, d[0], d.expand((4, 2, 3)), d.condition(e), d.with_temperature(2.0), d.to(torch.float32), d.detach()):
+    for lazy in (
+        d,
+        d[0],
+        d.expand((4, 2, 3)),
+        d.condition(e),
+        d.with_temperature(2.0),
+        d.to(torch.float32),
+        d.detach(),
+    ):
         assert lazy.marginals is not None
-        for eager in (lambda d: d.log_partition, lambda d: d.marginals.position, lambda d: d.argmax, lambda d: d.sample()):
+        for eager in (
+            lambda d: d.log_partition,
+            lambda d: d.marginals.position,
+            lambda d: d.argmax,
+            lambda d: d.sample(),
+        ):
             with pytest.raises(AssertionError, match="computed"):
                 eager(lazy)
 

@@ -34,7 +34,11 @@ def test_every_part_alone_shared_or_per_sequence(family, batch_shape):
     for name in tables.FAMILIES[family]:
         for own in {(), batch_shape} if name not in oracle.POSITIONAL else {batch_shape}:
             given = zeros(main, batch=batch_shape) | {name: torch.randn(*own, *OWN[name], generator=seeded())}
-            options = {"max_duration": K} if main == "emission" and not {"duration", "duration_transition"} & set(given) else {}
+            options = (
+                {"max_duration": K}
+                if main == "emission" and not {"duration", "duration_transition"} & set(given)
+                else {}
+            )
             p = CLASSES[family](**given, **options)
             assert isinstance(p, Potentials)
             assert (p.batch_shape, p.T, p.K, p.C) == (batch_shape, T, K, C)
@@ -60,7 +64,10 @@ def test_absent_parts_are_zeros():
     c = case("duration_transition", batch_shape=(2,), lengths=(T, T))
     for name in set(oracle.FACTORED) - {"emission"}:
         given = {n: t.detach() for n, t in c.parts.items() if n != name}
-        absent, explicit = FactoredPotentials(**given), FactoredPotentials(**given, **{name: torch.zeros_like(c.parts[name])})
+        absent, explicit = (
+            FactoredPotentials(**given),
+            FactoredPotentials(**given, **{name: torch.zeros_like(c.parts[name])}),
+        )
         for p in (absent, explicit):
             assert p.K == K
         a, b = (SemiCRFDistribution(p) for p in (absent, explicit))
@@ -93,27 +100,48 @@ def test_any_floating_dtype():
         ({"emission": [[0.0]]}, "emission: got a list; expected a floating tensor. Likely fix: convert emission with"),
         ({"emission": torch.zeros(T, C).long()}, "emission: got dtype torch.int64; expected a floating tensor"),
         ({"emission": torch.zeros(C)}, r"emission: got shape \(2,\); expected \(\.\.\., T, C\), no axis empty"),
-        ({"emission": torch.zeros(2, 0, C)}, r"emission: got shape \(2, 0, 2\); expected \(\.\.\., T, C\), no axis empty"),
+        (
+            {"emission": torch.zeros(2, 0, C)},
+            r"emission: got shape \(2, 0, 2\); expected \(\.\.\., T, C\), no axis empty",
+        ),
         ({"emission": torch.zeros(2, T, 0)}, r"emission: got shape \(2, 5, 0\); expected"),
         ({"transition": torch.zeros(C, C + 1)}, r"transition: got shape \(2, 3\); expected \(2, 2\) or \(4, 2, 2\)"),
         ({"transition": torch.zeros(3, C, C)}, r"transition: got shape \(3, 2, 2\); expected \(2, 2\) or \(4, 2, 2\)"),
         ({"transition": 0.0}, "transition: got a float; expected a floating tensor"),
         ({"transition": torch.zeros(C, C).bool()}, "transition: got dtype torch.bool; expected a floating tensor"),
         ({"duration": torch.zeros(C)}, r"duration: got shape \(2,\); expected 2 axes at least"),
-        ({"duration": torch.zeros(C, K)}, r"duration: got shape \(2, 3\); expected .*\(K=2, C=2\). Likely fix: check the order"),
+        (
+            {"duration": torch.zeros(C, K)},
+            r"duration: got shape \(2, 3\); expected .*\(K=2, C=2\). Likely fix: check the order",
+        ),
         ({"duration": torch.zeros(3, K, C)}, r"duration: got shape \(3, 3, 2\); expected \(3, 2\) or \(4, 3, 2\)"),
         ({"duration": torch.zeros(0, C)}, "max_duration: got 0; expected an integer of at least 1"),
         ({"duration_transition": torch.zeros(C, C)}, r"duration_transition: got shape \(2, 2\); expected 3 axes"),
-        ({"duration": torch.zeros(K, C), "duration_transition": torch.zeros(4, C, C)}, r"duration_transition: got shape"),
+        (
+            {"duration": torch.zeros(K, C), "duration_transition": torch.zeros(4, C, C)},
+            r"duration_transition: got shape",
+        ),
         ({"start": torch.zeros(C + 1)}, r"start: got shape \(3,\); expected \(2,\) or \(4, 2\), that is \(C=2\)"),
         ({"end": torch.zeros(1)}, r"end: got shape \(1,\); expected"),
-        ({"segment_start": torch.zeros(4, T + 1, C)}, r"segment_start: got shape \(4, 6, 2\); expected \(5, 2\) or \(4, 5, 2\)"),
+        (
+            {"segment_start": torch.zeros(4, T + 1, C)},
+            r"segment_start: got shape \(4, 6, 2\); expected \(5, 2\) or \(4, 5, 2\)",
+        ),
         ({"segment_end": torch.zeros(T)}, r"segment_end: got shape \(5,\); expected .*\(T=5, C=2\)"),
         ({"max_duration": 0}, "max_duration: got 0; expected an integer of at least 1"),
         ({"max_duration": 2.0}, "max_duration: got 2.0; expected an integer of at least 1"),
-        ({"max_duration": K, "duration": torch.zeros(K, C)}, "max_duration: got 3; expected None, as duration has K rows"),
-        ({"max_duration": 2, "duration_transition": torch.zeros(K, C, C)}, r"duration_transition: got shape \(3, 2, 2\)"),
-        ({"transition": torch.zeros(C, C).double()}, "transition: got torch.float64 on cpu; expected torch.float32 on cpu"),
+        (
+            {"max_duration": K, "duration": torch.zeros(K, C)},
+            "max_duration: got 3; expected None, as duration has K rows",
+        ),
+        (
+            {"max_duration": 2, "duration_transition": torch.zeros(K, C, C)},
+            r"duration_transition: got shape \(3, 2, 2\)",
+        ),
+        (
+            {"transition": torch.zeros(C, C).double()},
+            "transition: got torch.float64 on cpu; expected torch.float32 on cpu",
+        ),
         ({"start": torch.zeros(C, device="meta")}, "start: got torch.float32 on meta; expected torch.float32 on cpu"),
     ],
 )
@@ -126,14 +154,29 @@ def test_factored_potentials_refuse(given, message):
     ("make", "message"),
     [
         (lambda: SegmentPotentials(torch.zeros(K, C)), r"segment: got shape \(3, 2\); expected \(\.\.\., T, K, C\)"),
-        (lambda: SegmentPotentials(torch.zeros(T, 0, C)), r"segment: got shape \(5, 0, 2\); expected \(\.\.\., T, K, C\)"),
-        (lambda: SegmentPotentials(torch.zeros(T, K, C), torch.zeros(K, K)), r"transition: got shape \(3, 3\); expected"),
-        (lambda: SegmentPotentials(torch.zeros(T, K, C), start=torch.zeros(2, C)), r"start: got shape \(2, 2\); expected \(2,\)"),
+        (
+            lambda: SegmentPotentials(torch.zeros(T, 0, C)),
+            r"segment: got shape \(5, 0, 2\); expected \(\.\.\., T, K, C\)",
+        ),
+        (
+            lambda: SegmentPotentials(torch.zeros(T, K, C), torch.zeros(K, K)),
+            r"transition: got shape \(3, 3\); expected",
+        ),
+        (
+            lambda: SegmentPotentials(torch.zeros(T, K, C), start=torch.zeros(2, C)),
+            r"start: got shape \(2, 2\); expected \(2,\)",
+        ),
         (lambda: SegmentPotentials(None), "segment: got a NoneType; expected a floating tensor"),
         (lambda: EdgePotentials(torch.zeros(T, K, C)), r"edge: got shape \(5, 3, 2\); expected \(\.\.\., T, K, C, C\)"),
         (lambda: EdgePotentials(torch.zeros(T, K, C, 4)), r"edge: got shape \(5, 3, 2, 4\); .* equal last axes"),
-        (lambda: EdgePotentials(torch.zeros(T, K, C, C), end=torch.zeros(4)), r"end: got shape \(4,\); expected \(2,\)"),
-        (lambda: EdgePotentials(torch.zeros(T, K, C, C).int()), "edge: got dtype torch.int32; expected a floating tensor"),
+        (
+            lambda: EdgePotentials(torch.zeros(T, K, C, C), end=torch.zeros(4)),
+            r"end: got shape \(4,\); expected \(2,\)",
+        ),
+        (
+            lambda: EdgePotentials(torch.zeros(T, K, C, C).int()),
+            "edge: got dtype torch.int32; expected a floating tensor",
+        ),
     ],
 )
 def test_the_other_classes_refuse(make, message):
@@ -266,12 +309,21 @@ def test_converters_of_forbidden_and_tied_first_labels(first):
     [
         (lambda m: m([0.0], *shared_arguments()), "cum_scores: got a list; expected a floating tensor"),
         (lambda m: m(torch.zeros(T + 1, C).long(), *shared_arguments()), "cum_scores: got dtype torch.int64"),
-        (lambda m: m(torch.zeros(1, C), *shared_arguments()), r"cum_scores: got shape \(1, 2\); expected \(\.\.\., T \+ 1, C\)"),
+        (
+            lambda m: m(torch.zeros(1, C), *shared_arguments()),
+            r"cum_scores: got shape \(1, 2\); expected \(\.\.\., T \+ 1, C\)",
+        ),
         (lambda m: m(torch.zeros(C), *shared_arguments()), r"cum_scores: got shape \(2,\)"),
-        (lambda m: m(torch.zeros(T + 1, C), torch.zeros(C), torch.zeros(K, C)), r"transition: got shape \(2,\); expected \(2, 2\)"),
+        (
+            lambda m: m(torch.zeros(T + 1, C), torch.zeros(C), torch.zeros(K, C)),
+            r"transition: got shape \(2,\); expected \(2, 2\)",
+        ),
         (lambda m: m(torch.zeros(T + 1, C), None, torch.zeros(K, C)), "transition: got a NoneType"),
         (lambda m: m(torch.zeros(T + 1, C), torch.zeros(C, C), torch.zeros(K)), r"duration: got shape \(3,\)"),
-        (lambda m: m(torch.zeros(T + 1, C), *shared_arguments(), first="mean"), "first: got 'mean'; expected 'sum' or 'max'"),
+        (
+            lambda m: m(torch.zeros(T + 1, C), *shared_arguments(), first="mean"),
+            "first: got 'mean'; expected 'sum' or 'max'",
+        ),
     ],
 )
 def test_from_cumulative_scores_refuses(make, message):
@@ -288,7 +340,10 @@ def shared_arguments() -> tuple[Tensor, Tensor]:
     [
         (0.0, "log_potentials: got a float; expected a floating tensor"),
         (torch.zeros(T, C, C), r"log_potentials: got shape \(5, 2, 2\)"),
-        (torch.zeros(T, 1, C, C), r"log_potentials: got shape \(5, 1, 2, 2\); expected \(\.\.\., T, K \+ 1, C, C\) with K >= 1"),
+        (
+            torch.zeros(T, 1, C, C),
+            r"log_potentials: got shape \(5, 1, 2, 2\); expected \(\.\.\., T, K \+ 1, C, C\) with K >= 1",
+        ),
         (torch.zeros(T, K, C, 4), r"log_potentials: got shape \(5, 3, 2, 4\); expected .* equal last axes"),
         (torch.zeros(T, K, C, C).long(), "log_potentials: got dtype torch.int64"),
     ],

@@ -1,8 +1,7 @@
 """Expressions: the few operations from which a semiring is written.
 
 A semiring's functions are called once, with symbols in place of numbers, and what they return is a graph of `Expr`
-nodes.
-Everything else (gradients, tangents, code for every target) is derived from that graph by `semicrf.compile`.
+nodes. Everything else (gradients, tangents, code for every target) is derived from that graph by `semicrf.compile`.
 
 There are three kinds of node: *leaves* (a field of an input, of an output, of a cotangent, a potential, a constant),
 *pointwise* operations, and *reductions* over the axis that `sum` adds up. Standard library only.
@@ -97,7 +96,7 @@ class Expr:
 
     def __repr__(self) -> str:
         if self.op == "const":
-            return f"{self.attr[0]:g}"
+            return f"{self.attr[0]:g}" if float(f"{self.attr[0]:g}") == self.attr[0] else repr(self.attr[0])
         if self.leaf:
             return f"{self.op}{''.join(map(str, self.attr))}"
         return f"{self.op}{list(self.attr) if self.attr else ''}({', '.join(map(repr, self.args))})"

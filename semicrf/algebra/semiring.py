@@ -16,20 +16,17 @@ class Semiring:
     A subclass says what an element is and how elements combine::
 
         class Entropy(Semiring):
-            fields = "logz", "h"                        # an element is this tuple of scalars
-            zero, one = (-inf, 0.0), (0.0, 0.0)
-            def lift(w): return w, 0.0                  # a potential as an element
-            def mul(a, b): return a.logz + b.logz, a.h + b.h
-            def sum(x):                                 # n-ary sum over an axis; `plus` is derived from it
+            fields = "logz", "h"                        # an element is this tuple of scalars zero, one = (-inf, 0.0),
+            (0.0, 0.0) def lift(w): return w, 0.0                  # a potential as an element def mul(a, b): return
+            a.logz + b.logz, a.h + b.h def sum(x):                                 # n-ary sum over an axis; `plus` is
+            derived from it
                 logz = lse(x.logz)
                 p = ratio(x.logz, logz)
                 return logz, total(weigh(p, x.h + surprisal(x.logz, logz)))
 
     The functions take no `self` and use only the operations of `semicrf.semirings` (``+ - * /`` among them): they are
-    called
-    once, with symbols. `lift` must turn sums of potentials into products, ``lift(v + w) = mul(lift(v), lift(w))``; it
-    takes as
-    many potentials as `potentials` says, the i-th from the i-th model. Optional:
+    called once, with symbols. `lift` must turn sums of potentials into products, ``lift(v + w) = mul(lift(v),
+    lift(w))``; it takes as many potentials as `potentials` says, the i-th from the i-th model. Optional:
 
     ``read(x)``
         what `reduce` reports, computed from the final element; its names are in ``reads`` (default: the fields as
@@ -38,8 +35,7 @@ class Semiring:
         the element c with ``mul(c, b) = a``; it lets time be cut into chunks.
 
     A field may hold several scalars: ``fields = {"scores": 4}`` makes ``x.scores`` a tuple of four. `check_semiring`
-    tests the laws.
-    Raises `SemiringError` at class creation where a declaration is missing or inconsistent.
+    tests the laws. Raises `SemiringError` at class creation where a declaration is missing or inconsistent.
     """
 
     fields: ClassVar[Any] = ()

@@ -1,9 +1,8 @@
 """Reverse rules and tangents, derived from a traced function.
 
 The reverse rule of an operation is one line of a table. For a semiring whose `sum` is made of log-sums and weighted
-totals the
-rule comes out *pointwise* in (cotangent, output, input) after simplification: one backward sweep needs no reduction
-of its own.
+totals the rule comes out *pointwise* in (cotangent, output, input) after simplification: one backward sweep needs no
+reduction of its own.
 """
 
 from __future__ import annotations
@@ -73,13 +72,13 @@ def cotangents(outputs: Sequence[Expr], inputs: Sequence[Expr], seeds: Sequence[
                 give(a, linear.collect(g))
         elif node in acc and node.op == "item":
             ranked.setdefault(node.args[0], {})[node.attr[0]] = acc[node]
-        elif node in acc and not node.leaf:
+        elif (node in acc or node in ranked) and not node.leaf:
             if node.op not in REVERSE:
                 raise SemiringError(
                     f"{name}: no reverse rule for {node.op!r} in {node!r}. Likely fix: write it with sums, lse, best."
                 )
             for a, g in zip(node.args, REVERSE[node.op](acc[node], node, *node.args), strict=True):
-                give(a, linear.total(g) if g.varies and not a.varies else linear.collect(g))
+                give(a, linear.total(g) if node.varies and not a.varies else linear.collect(g))
     return [linear.collect(acc.get(x, ZERO)) for x in inputs]
 
 

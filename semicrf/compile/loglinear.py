@@ -1,11 +1,12 @@
 """The log-linear form: semirings that are log-sums, and means under them of something additive.
 
-Log, Std, Entropy, CrossEntropy, KL, expectations and the dual of Log all are. Their totals follow from runs of one kind, each a
-weight and perhaps one payload, an additive quantity whose mean it carries:
+Log, Std, Entropy, CrossEntropy, KL, expectations and the dual of Log all are. Their totals follow from runs of one
+kind, each a weight and perhaps one payload, an additive quantity whose mean it carries:
 
     logZ_g = log sum_y exp(score_g(y)),        h = E_f[payload(y)] + sum_g c_g logZ_g,
 
-because the surprisals along a path add up to ``logZ_g - score_g(y)``. The form is read off the traced functions; there is no list of names.
+because the surprisals along a path add up to ``logZ_g - score_g(y)``. The form is read off the traced functions; there
+is no list of names.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def loglinear(program: Program) -> LogLinear | None:
 
 
 def _mean(program: Program, i: int, weights: list[Weight], index: dict[int, int]) -> Mean | None:
-    """Field i as a mean, if ``sum`` gives total(weigh(ratio(x_f, lse x_f), x_i + surprisals)) and ``act`` adds potentials."""
+    """Field i as a mean, if ``sum`` gives total(weigh(ratio(x_f, lse x_f), x_i + surprisals)) and ``act`` adds
+    potentials.
+    """
     output, shift = program.sum[i], _linear(program.act[i], leaf("a", i))
     if output.op != "total" or output.args[0].op != "weigh" or shift is None:
         return None

@@ -20,9 +20,8 @@ Outputs = tuple[Expr, ...]
 class Program:
     """The traced functions of one semiring, each computed when first asked for.
 
-    Inputs are leaves: ``x`` the terms of a sum, ``y`` its result, ``a`` and ``b`` two elements, ``w`` potentials,
-    ``g`` cotangents,
-    ``id`` where a stored choice was found.
+    Inputs are leaves: ``x`` the terms of a sum, ``y`` its result, ``a`` and ``b`` two elements, ``w`` potentials, ``g``
+    cotangents, ``id`` where a stored choice was found.
     """
 
     def __init__(self, semiring: type[Semiring]):
@@ -108,7 +107,7 @@ class Program:
 
     @cached_property
     def levels(self) -> dict[int, int]:
-        """potential -> a field that it shifts and nothing else does: ``act`` adds it, ``sum`` is a log-sum or a best."""
+        """potential -> a field that it alone shifts: ``act`` adds it, ``sum`` is a log-sum or a best."""
         found: dict[int, int] = {}
         for i, (moved, total) in enumerate(zip(self.act, self.sum, strict=True)):
             shift = moved.args[1] if moved.op == "add" and moved.args[0] is leaf("a", i) else None
@@ -178,8 +177,7 @@ def dual(semiring: type[Semiring]) -> type[Semiring]:
     """The semiring of (value, derivative along a direction): one tangent channel beside every field.
 
     Its second set of potentials is the direction, so its reverse rule is a Hessian-vector product (Pearlmutter 1994;
-    for log Z,
-    Li & Eisner 2009, section 4). It is a semiring like any other, so it has a dual of its own.
+    for log Z, Li & Eisner 2009, section 4). It is a semiring like any other, so it has a dual of its own.
     """
     base = compiled(semiring)
     d, p = base.width, base.potentials

@@ -1,10 +1,9 @@
 """Rewriting of expressions: local identities, and a canonical sum-of-products form for what is linear.
 
 Two levels. `make` applies identities that hold for every value, infinities included; it is all that ever touches a
-user's own
-text. `Linear` expands, cancels and factors sums of products; only *derived* expressions (reverse rules) go through
-it, and the
-user's own sums stay whole inside it (they are `opaque`), because taking `logz - x` apart is what turns -inf into NaN.
+user's own text. `Linear` expands, cancels and factors sums of products; only *derived* expressions (reverse rules) go
+through it, and the user's own sums stay whole inside it (they are `opaque`), because taking `logz - x` apart is what
+turns -inf into NaN.
 """
 
 from __future__ import annotations
@@ -108,8 +107,7 @@ class Linear:
     """Sums of products in canonical form, relative to one forward program.
 
     `opaque` nodes are never taken apart. `weights` are the factors that may be an exact 0 beside an infinity (shares,
-    choices,
-    cotangents): a product is written with them outside, ``weigh(weight, rest)``.
+    choices, cotangents): a product is written with them outside, ``weigh(weight, rest)``.
     """
 
     def __init__(self, forward: Iterable[Expr]):
@@ -138,7 +136,9 @@ class Linear:
         return self._build(self.expand(node))
 
     def total(self, node: Expr) -> Expr:
-        """The sum of `node` over the axis: what does not vary comes out, and a softmax sums to one (to 0 where all is -inf)."""
+        """The sum of `node` over the axis: what does not vary comes out, and a softmax sums to one (to 0 where all is
+        -inf).
+        """
         groups: dict[Product, dict[Product, float]] = {}
         for factors, c in self.expand(node).items():
             outside = tuple(f for f in factors if not f.varies)

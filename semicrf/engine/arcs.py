@@ -1,8 +1,8 @@
 """The scores of arcs, read from a model's parts one position at a time, and the adjoint of that reading.
 
-An arc is a segment with what leads into it: from (source, previous label) to (end, label). Its score is a sum of
-parts, so reading
-is linear; `Counts` is its transpose and turns cotangents of arc scores into gradients of parts. All in float64.
+An arc is a segment with what leads into it: from (source, previous label) to (end, label). Its score is a sum of parts,
+so reading is linear; `Counts` is its transpose and turns cotangents of arc scores into gradients of parts. All in
+float64.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Arcs:
     """Arc scores of one model, ``-inf`` where forbidden.
 
     Emissions enter through prefix sums. A -inf emission would poison those, so it is taken out and remembered as a
-    bound: a
-    segment of label c that ends at t must start at ``lo[t, c]`` or later. A required boundary is such a bound too.
+    bound: a segment of label c that ends at t must start at ``lo[t, c]`` or later. A required boundary is such a bound
+    too.
     """
 
     def __init__(self, parts: Mapping[str, Tensor], lengths: Tensor, T: int, K: int, C: int):

@@ -1,8 +1,8 @@
 """The normal form of a model: named parts that add up to the score of an arc, and how operators name them.
 
 Every potentials class is some of these parts; the others are absent, which means zero. An operator is given the parts
-of all its
-models as one flat list of tensors and a *layout* that names them, ``"emission transition|emission"`` for two models.
+of all its models as one flat list of tensors and a *layout* that names them, ``"emission transition|emission"`` for two
+models.
 """
 
 from __future__ import annotations

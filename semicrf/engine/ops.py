@@ -2,15 +2,12 @@
 
 Two raw operators, `semicrf::scan` and `semicrf::scan_vjp`, do the work and know nothing of autograd. In eager mode two
 `autograd.Function` wrap them (values, gradients, forward mode, vmap). While torch.compile traces, a twin of `scan`
-that has its
-reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and register_autograd alone
-would make
-`torch.func.jvp` zero in silence.
+that has its reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and
+register_autograd alone would make `torch.func.jvp` zero in silence.
 
 Derivatives of derivatives need no tape: the Hessian-vector product of a semiring is the gradient of its dual
-(`compile.dual`), run by
-the same operators. So every order exists for semirings whose sum is smooth, and the ones that choose are piecewise
-linear.
+(`compile.dual`), run by the same operators. So every order exists for semirings whose sum is smooth, and the ones that
+choose are piecewise linear.
 """
 
 # pyright: reportIncompatibleMethodOverride=false, reportFunctionMemberAccess=false
@@ -24,7 +21,7 @@ from torch import Tensor
 
 from semicrf.compile import compiled, dual, program
 from semicrf.engine import walk
-from semicrf.engine.dispatch import BACKENDS
+from semicrf.engine.dispatch import serving
 from semicrf.engine.layout import MASKS, Spec
 from semicrf.engine.reference import State
 
@@ -51,7 +48,9 @@ def _scan(
     tensors: Sequence[Tensor],
 ) -> Stored:
     spec = Spec(semiring, backend, layout, T, K, C)
-    return tuple(BACKENDS[backend].scan(program(semiring), spec.models(tensors), lengths, T, K, C, keep))
+    run = program(semiring)
+    module = serving(backend, run, set(spec.names), lengths.device)
+    return tuple(module.scan(run, spec.models(tensors), lengths, T, K, C, keep))
 
 
 @_scan.register_fake
@@ -76,8 +75,9 @@ def _scan_vjp(
     spec, flags = Spec(semiring, backend, layout, T, K, C), iter(wanted)
     models = spec.models(tensors)
     parts = [{n for n in m if next(flags)} for m in models]
-    run = BACKENDS[backend].scan_vjp
-    grads = run(program(semiring), models, lengths, T, K, C, State(*state), cotangent, parts)
+    run = program(semiring)
+    module = serving(backend, run, set(spec.names), lengths.device)
+    grads = module.scan_vjp(run, models, lengths, T, K, C, State(*state), cotangent, parts)
     return [g[n] if n in g else t.new_empty(0) for m, g in zip(models, grads, strict=True) for n, t in m.items()]
 
 
@@ -103,9 +103,12 @@ def _sample(
     semiring: str, backend: str, layout: str, T: int, K: int, C: int, seed: int, samples: int, lengths: Tensor,
     sequence_id: Tensor, tensors: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    run, models = BACKENDS[backend], Spec(semiring, backend, layout, T, K, C).models(tensors)
-    state = run.scan(program(semiring), models, lengths, T, K, C, True)
-    return walk.sample(program(semiring), models, lengths, T, K, C, state, seed, samples, sequence_id)
+    spec = Spec(semiring, backend, layout, T, K, C)
+    run = program(semiring)
+    module = serving(backend, run, set(spec.names), lengths.device)
+    models = spec.models(tensors)
+    state = module.scan(run, models, lengths, T, K, C, True)
+    return walk.sample(run, models, lengths, T, K, C, state, seed, samples, sequence_id)
 
 
 @_sample.register_fake

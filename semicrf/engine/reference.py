@@ -4,17 +4,17 @@
     alpha_t(c) = sum_k g_{t-k}(c) * segment(t-k, t, c)          value = sum_c alpha_length(c) * end[c]
 
 Sums and products are the semiring's; a score enters by the *action* of a potential. The factoring over the previous
-label is exact
-in every semiring (Sarawagi & Cohen 2004 for Max; by the distributive law elsewhere), O(T (K C + C^2)) for factored
-models. Where what
-leads into a segment depends on its duration, g has one column per duration and the same lines hold.
+label is exact in every semiring (Sarawagi & Cohen 2004 for Max; by the distributive law elsewhere), O(T (K C + C^2))
+for factored models. Where what leads into a segment depends on its duration, g has one column per duration and the same
+lines hold.
 
-Logarithms of long sums grow with the position, and with them their rounding, so alpha_t and g_t are kept *relative* to an
-offset per position and potential: the element times exp(-offset), an exact change of units by the semiring's own action.
+Logarithms of long sums grow with the position, and with them their rounding, so alpha_t and g_t are kept *relative* to
+an
+offset per position and potential: the element times exp(-offset), an exact change of units by the semiring's own
+action.
 
 Stored: alpha and g for every position, and where the choices were found. The reverse sweep applies the semiring's
-derived reverse
-rule to the two sums, backwards; it holds no autograd tape.
+derived reverse rule to the two sums, backwards; it holds no autograd tape.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Algebra:
         return torch.where(forbidden, self.zero.view(-1, *[1] * (z.dim() - 1)), z)
 
     def level(self, x: Tensor) -> Tensor:
-        """How large the elements (d, B, C) are, in units of each potential: (potentials, B), 0 where that has no meaning."""
+        """How large the elements (d, B, C) are, in units of each potential: (potentials, B), 0 where that has no
+        meaning.
+        """
         levels = torch.zeros(self.program.potentials, x.shape[1], dtype=x.dtype, device=x.device)
         for potential, field in self.program.levels.items():
             top = x[field].amax(-1)
@@ -123,6 +125,11 @@ class Windows:
         return (slice(None), slice(None), sources - self.first, columns)
 
 
+def serves(program: Program, parts: set[str], device: torch.device) -> bool:
+    """Whether this engine runs a semiring over models with these parts: always."""
+    return True
+
+
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
@@ -164,7 +171,9 @@ def scan(
 
 
 def _windows(arcs: list[Arcs], t: int, sources: Tensor, offset: Tensor, frame: int) -> list[Tensor]:
-    """What leads from g at each source to alpha at t, the former in units of its own offset, the latter in those of `frame`."""
+    """What leads from g at each source to alpha at t, the former in units of its own offset, the latter in those of
+    `frame`.
+    """
     relative = offset[:, :, sources] - offset[:, :, frame, None]
     return [a.window(t) + r[..., None] for a, r in zip(arcs, relative, strict=True)]
 

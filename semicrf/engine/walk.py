@@ -1,8 +1,8 @@
 """The backward walk along one segmentation: by stored choices (the best path) or by drawing (a sample).
 
 Both go through time together: at position t every walker that stands there chooses the duration of the segment that
-ends there and
-the label before it. A walk leaves marks, ``(start here?, label)`` per position, which `Segments.from_boundaries` reads.
+ends there and the label before it. A walk leaves marks, ``(start here?, label)`` per position, which
+`Segments.from_boundaries` reads.
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ def sample(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Marks (S, B, T) of exact samples: forward filtering, backward sampling (Scott 2002) on the stored sums of Log.
 
-    The draw at a position depends on (seed, sample, sequence id, position) alone: position t draws the duration of
-    the segment
-    that ends at t and the label before it, position 0 the final label. Each is the inverse of a cumulative sum in
-    index order.
+    The draw at a position depends on (seed, sample, sequence id, position) alone: position t draws the duration of the
+    segment that ends at t and the label before it, position 0 the final label. Each is the inverse of a cumulative sum
+    in index order.
     """
     algebra, arcs = Algebra(program, lengths.device), [Arcs(m, lengths, T, K, C) for m in models]
     B, columns = lengths.shape[0], state.g.shape[3]

@@ -1,4 +1,4 @@
-"""`scan` and `scan_vjp` on the CPU, for log-linear semirings over models that factor: runs of the sweep, put together."""
+"""`scan` and `scan_vjp` on the CPU, for log-linear semirings over models that factor: runs of the sweep."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from semicrf.engine.reference import State
 inf = float("inf")
 
 
-def serves(program: Program, names: set[str]) -> bool:
+def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether this engine runs a semiring over models with these parts."""
-    return loglinear(program) is not None and not names & {"segment", "edge", "duration_transition"}
+    factors = not parts & {"segment", "edge", "duration_transition"}
+    return device.type == "cpu" and factors and loglinear(program) is not None
 
 
 @dataclass
@@ -64,7 +65,7 @@ def _sweep(tables: Tables, b: int, L: int, rev: bool, keep: tuple[Array, ...] | 
     payload = tables.payload is not None
     made, means = tables.tables(b, rev)
     extra = tables.extra(b, rev) if payload else (none, none, none)
-    sweep(tables.weights(b, rev), extra, made, means, L, rev, payload, keep is not None, *stores, last, hlast)
+    sweep(tables.weights(b, rev), extra, made, means, L, rev, payload, keep is not None, stores, last, hlast)
     return last, hlast
 
 
@@ -85,7 +86,7 @@ def _total(last: Array, hlast: Array, tables: Tables, b: int) -> tuple[float, fl
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
-    """The forward sweep; see `semicrf.engine.reference.scan`. Means are kept without what is added to them at the end."""
+    """The forward sweep; see `semicrf.engine.reference.scan`. Means are kept without what is added at the end."""
     form, B, d = _form(program), lengths.shape[0], program.width
     runs = _runs(form, [arrays(m) for m in models], B, T, K, C)
     value = np.zeros((d, B))
@@ -151,13 +152,17 @@ def scan_vjp(
             into += [(m, c * on_mean, np.zeros(B)) for m, c in enumerate(r.mean.payload) if c != 0]
         tasks += [lambda r=r, into=into, b=b: _pull(form, r, state, b, rows[b], into, sums) for b in range(B)]
     run(tasks, 3 * sum(rows) * C * (K + C))
-    return [
-        {n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)
-    ]
+    return [{n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 
 def _pull(
-    form: LogLinear, r: Run, state: State, b: int, L: int, into: list[tuple[int, Array, Array]], sums: list[dict[str, Array]]
+    form: LogLinear,
+    r: Run,
+    state: State,
+    b: int,
+    L: int,
+    into: list[tuple[int, Array, Array]],
+    sums: list[dict[str, Array]],
 ) -> None:
     """Add the gradients of one run in one sequence to `sums`."""
     into = [(m, x[b], y[b]) for m, x, y in into if sums[m] and (x[b] != 0 or y[b] != 0)]
@@ -169,7 +174,9 @@ def _pull(
     payload = r.tables.payload is not None and any(y != 0 for _, _, y in into)
     mean = 0.0
     if payload and r.mean is not None:
-        plus = sum(c * float(state.value[form.weights[n].field, b].detach()) for n, c in enumerate(r.mean.plus) if c != 0)
+        plus = sum(
+            c * float(state.value[form.weights[n].field, b].detach()) for n, c in enumerate(r.mean.plus) if c != 0
+        )
         mean = float(state.value[i, b].detach()) - plus
     names = set().union(*(sums[m] for m, _, _ in into))
     for name, (mass, moment) in _counts(r.tables, state, b, f, i, L, log_z, mean, payload, names).items():
@@ -180,7 +187,16 @@ def _pull(
 
 
 def _counts(
-    tables: Tables, state: State, b: int, f: int, i: int, L: int, log_z: float, mean: float, payload: bool, names: set[str]
+    tables: Tables,
+    state: State,
+    b: int,
+    f: int,
+    i: int,
+    L: int,
+    log_z: float,
+    mean: float,
+    payload: bool,
+    names: set[str],
 ) -> dict[str, tuple[Array, Array]]:
     """Mass and moment of every wanted part, for one sequence."""
     C, K = tables.sizes["C"], tables.sizes["K"]
@@ -194,7 +210,12 @@ def _counts(
     start, end = np.empty((L, C)), np.empty((L, C))
     start1, end1 = (np.empty((L, C)), np.empty((L, C))) if payload else (start, end)
     counts.positions(al, gl, be, he, ha, hg, hb, hh, L, log_z, mean, payload, start, end, start1, end1)
-    pairs = {"segment_start": (start, start1), "segment_end": (end, end1), "start": (start[0], start1[0]), "end": (end[-1], end1[-1])}
+    pairs = {
+        "segment_start": (start, start1),
+        "segment_end": (end, end1),
+        "start": (start[0], start1[0]),
+        "end": (end[-1], end1[-1]),
+    }
     if "emission" in names:
         out, out1 = np.zeros((L, C)), np.zeros((L, C))
         counts.emissions(e, start, end, L, out)

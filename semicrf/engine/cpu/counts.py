@@ -1,24 +1,23 @@
 """Expected counts of one sequence from the two sweeps: every gradient of a log-sum, and of a mean carried beside it.
 
-An arc that leads from state x to state y with weight w has probability exp(x + w + y - log Z); beside it stands the mean payload of
-the paths through it, less the mean of all. Counts come in pairs (mass, moment): mass is the sum of p, moment the sum of p times
-that difference. Products of two states are pairs too, (a, a f) (b, b g) -> (a b, a b (f + g)), so transitions are a matrix product
-and durations a correlation of tiles, in the linear domain. What underflows there is below e^-145 of one segment; where a frame
-could overflow, the tile is done in logarithms.
+An arc that leads from state x to state y with weight w has probability exp(x + w + y - log Z); beside it stands the
+mean payload of the paths through it, less the mean of all. Counts come in pairs (mass, moment): mass is the sum of p,
+moment the sum of p times that difference. Products of two states are pairs too, (a, a f) (b, b g) -> (a b, a b (f +
+g)), so transitions are a matrix product and durations a correlation of tiles, in the linear domain. What underflows
+there is below e^-145 of one segment; where a frame could overflow, the tile is done in logarithms.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from semicrf.engine.cpu.elementary import REORDER, exp
+from semicrf.engine.cpu.elementary import exp, kernel
 
 TILE = 64
 ROOM = 600.0  # a frame may lie this far above log Z
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def positions(al, gl, be, he, ha, hg, hb, hh, L, log_z, mean, payload, start, end, start1, end1):
     """Mass (and moment) of segments that start at s, and that end at t + 1, for every label."""
     C = al.shape[1]
@@ -32,7 +31,7 @@ def positions(al, gl, be, he, ha, hg, hb, hh, L, log_z, mean, payload, start, en
                 end1[t, c] = end[t, c] * (ha[t + 1, c] + hb[L - t - 1, c] - mean) if end[t, c] > 0.0 else 0.0
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def emissions(e, start, end, L, out):
     """Mass at every position: what has started by then less what has ended before; none where the emission is -inf."""
     C = start.shape[1]
@@ -45,9 +44,11 @@ def emissions(e, start, end, L, out):
             now[c] -= end[t, c]
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def transitions(al, he, ha, hh, W, logw, wtop, wp, L, log_z, mean, payload, out, out1):
-    """Counts of label pairs: a product of rows, summed over positions; exact where a row does not fit the linear domain."""
+    """Counts of label pairs: a product of rows, summed over positions; exact where a row does not fit the linear
+    domain.
+    """
     C = al.shape[1]
     a = np.empty(C)
     b = np.empty(C)
@@ -95,9 +96,9 @@ def transitions(al, he, ha, hh, W, logw, wtop, wp, L, log_z, mean, payload, out,
                 out1[d, c] += (acc1[d, c] + acc[d, c] * wp[d, c]) * W[d, c]
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def bounds(e, required, L, low):
-    """low[t, c]: where a segment of label c that ends at t + 1 may start at the earliest. True if that binds anywhere."""
+    """low[t, c]: the first start allowed to a segment of label c that ends at t + 1. True if that binds anywhere."""
     C = e.shape[1]
     binds = False
     for t in range(L):
@@ -112,7 +113,7 @@ def bounds(e, required, L, low):
     return binds
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def prefix(e, L, out):
     """Prefix sums of what is finite."""
     for t in range(L):
@@ -120,7 +121,7 @@ def prefix(e, L, out):
             out[t + 1, c] = out[t, c] + (e[t, c] if e[t, c] > -np.inf else 0.0)
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+@kernel
 def axpy(x, u, i, v, j, n):
     """v[j + q] += x u[i + q], q < n."""
     uu = u[i : i + n]
@@ -129,8 +130,10 @@ def axpy(x, u, i, v, j, n):
         vv[q] += x * uu[q]
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def durations(gl, be, hg, hb, P, Pp, es, ee, esp, eep, low, binds, D, logd, dtop, dp, L, log_z, mean, payload, out, out1):
+@kernel
+def durations(
+    gl, be, hg, hb, P, Pp, es, ee, esp, eep, low, binds, D, logd, dtop, dp, L, log_z, mean, payload, out, out1
+):
     """Counts of durations (row k - 1) by label: correlations of the sources of a window with a tile of destinations.
 
     gl, be: the states before a source and after a destination, without boundary scores; P: prefix sums of emissions.

@@ -1,7 +1,8 @@
 """exp and log that a loop can vectorise, and the dot products of the window, for numba.
 
-Polynomials on the bits of a double: relative error below 4e-16 over the whole range, and exact at -inf and 0, where the library's
-loops rely on them. No NaN or infinity is assumed away: the fast-math flags used here only allow sums to be reordered.
+Polynomials on the bits of a double: relative error below 4e-16 over the whole range, and exact at -inf and 0, where the
+library's loops rely on them. No NaN or infinity is assumed away: the fast-math flags used here only allow sums to be
+reordered.
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ from numba.extending import intrinsic
 
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
 
+kernel = njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")
+"""The one way in which loops are compiled here: division by zero is a float like any other, not an exception."""
+
+small = njit(inline="always", fastmath=REORDER, error_model="numpy")
+"""For what is part of a loop."""
+
 
 @intrinsic
-def _as_double(typing_context, bits):  # noqa: ARG001  numba's signature
-    def generate(context, builder, signature, args):  # noqa: ARG001
+def _as_double(typing_context, bits):
+    def generate(context, builder, signature, args):
         return builder.bitcast(args[0], ir.DoubleType())
 
     return types.float64(types.int64), generate
 
 
 @intrinsic
-def _as_bits(typing_context, value):  # noqa: ARG001
-    def generate(context, builder, signature, args):  # noqa: ARG001
+def _as_bits(typing_context, value):
+    def generate(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(64))
 
     return types.int64(types.float64), generate
 
 
-@njit(inline="always", fastmath=REORDER)
+@small
 def exp(x):
     """e^x; 0 below -700, also for -inf; x <= 700 is the caller's business."""
     y = max(x, -700.0)
@@ -54,7 +61,7 @@ def exp(x):
     return value if x >= -700.0 else 0.0
 
 
-@njit(inline="always", fastmath=REORDER)
+@small
 def log(x):
     """Natural logarithm of a normal positive double; -inf at 0."""
     i = _as_bits(x)
@@ -77,7 +84,7 @@ def log(x):
     return value if x > 0.0 else -np.inf
 
 
-@njit(inline="always", fastmath=REORDER)
+@small
 def dot(u, i, d, j, n):
     """sum_q u[i + q] d[j + q], q < n."""
     x = 0.0
@@ -88,7 +95,7 @@ def dot(u, i, d, j, n):
     return x
 
 
-@njit(fastmath=REORDER)
+@kernel
 def dot4(u, i, d, n, out, j):
     """Four destinations that share the loads of u: out[j + r] = sum_q u[i + r + q] d[q], q < n - r, for r < 4 <= n."""
     x0 = 0.0

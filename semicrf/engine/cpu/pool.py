@@ -14,7 +14,9 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and size: a
 
 
 def run(tasks: list[Callable[[], None]], work: int) -> None:
-    """Run all tasks, each on its own data; in threads where there is work for them. The results do not depend on how many."""
+    """Run all tasks, each on its own data; in threads where there is work for them. The results do not depend on how
+    many.
+    """
     threads = min(torch.get_num_threads(), len(tasks))
     if threads < 2 or work < SERIAL:
         for task in tasks:

@@ -1,43 +1,60 @@
 """One direction of the dynamic programme for one sequence, in a linear domain that certifies itself.
 
-For each label the window holds ``U[s] = exp(log u_s - frame)`` for the last K sources, so the sum over durations is a dot product
-with ``D = exp(duration)``. A linear domain may flush what is small. Three bounds make that safe for any input:
+For each label the window holds ``U[s] = exp(log u_s - frame)`` for the last K sources, so the sum over durations is a
+dot product with ``D = exp(duration)``. A linear domain may flush what is small. Three bounds make that safe for any
+input:
 
-* ``U`` and ``D`` lose terms below e^-700, and U never exceeds e^150, so a window sum is off by less than K e^-550;
-* a sum that comes out below e^-500 (by decay, by an expired large source, by masks) is computed again, exactly, in logarithms, and
-  the label's frame is moved to its window; so is the frame of a label whose next source exceeds e^150;
+* ``U`` and ``D`` lose terms below e^-700, and U never exceeds e^300, so a window sum is off by less than K e^-400;
+* a sum that comes out below e^-350 (by decay, by an expired large source, by masks) is computed again, exactly, in
+  logarithms, and the label's frame is moved to its window; so is the frame of a label whose next source exceeds e^300;
 * the sum over previous labels is guarded alike.
 
-With a *payload* every arc carries a number beside its weight and the sweep carries its mean, a first-order expectation (Li & Eisner
-2009): three products per term instead of one, no further exponentials.
+With a *payload* every arc carries a number beside its weight and the sweep carries its mean, a first-order expectation
+(Li & Eisner 2009): three products per term instead of one, no further exponentials.
 
 Indices: sources are 0..L-1, destinations 1..L; in the window buffers source s of label c lies at ``[c, s - base + K]``.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import Any, NamedTuple
 
-from semicrf.engine.cpu.elementary import REORDER, dot, dot4, exp, log
+import numpy as np
+
+from semicrf.engine.cpu.elementary import dot, dot4, exp, kernel, log
 
 TILE = 32
-HIGH = 150.0  # log of the largest U
-TINY = 7.1e-218  # e^-500: a smaller sum is not trusted
+DRIFT = 60.0  # a frame this far from its window's last source is moved when a tile opens
+HIGH = 300.0  # log of the largest U
+TINY = 9.9e-153  # e^-350: a smaller sum is not trusted
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
+class Window(NamedTuple):
+    """The live sources of one sequence, ``[label, source]``, and the tables of durations, ``[label, K - duration]``."""
+
+    U: Any  # exp(logu)
+    UR: Any  # U r, the payload's half
+    logu: Any  # relative to the label's frame
+    r: Any
+    D: Any
+    DP: Any  # D dp
+    logd: Any
+    dp: Any
+
+
+@kernel
 def open_tile(e, required, L, rev, t0, n, K, E, low, lo, forbidden):
-    """Read a tile's emissions into E, 0 where -inf; low[j, c]: the first source a segment may start at. True if any binds."""
+    """Read a tile's emissions into E, 0 where -inf; low[j, c]: the first source a segment may start at. True if any
+    binds.
+    """
     C = E.shape[1]
     binds = False
     for j in range(n):
         t = t0 + j
         row = L - t if rev else t - 1
-        if required.shape[0] > 0 and t > 1:
-            if required[L - t + 1 if rev else t - 1]:
-                for c in range(C):
-                    lo[c] = max(lo[c], t - 1)
+        if required.shape[0] > 0 and t > 1 and required[L - t + 1 if rev else t - 1]:
+            for c in range(C):
+                lo[c] = max(lo[c], t - 1)
         for c in range(C):
             x = np.float64(e[row, c])
             forbidden[j, c] = x == -np.inf
@@ -50,31 +67,31 @@ def open_tile(e, required, L, rev, t0, n, K, E, low, lo, forbidden):
     return binds
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def exact(logu, r, logd, dp, c, first, s0, s1, t, K, payload):
-    """log sum_s exp(logu[s] + logd[t - s]) over sources s0..s1-1, and the mean of r[s] + dp[t - s]."""
+@kernel
+def exact(w, c, first, s0, t, K, payload):
+    """log sum_s exp(logu + logd) over the sources s0..t-1 of a label, and the mean of r + dp there."""
     m = -np.inf
-    for s in range(s0, s1):
-        m = max(m, logu[c, s - first] + logd[c, K - (t - s)])
+    for s in range(s0, t):
+        m = max(m, w.logu[c, s - first] + w.logd[c, K - (t - s)])
     if m == -np.inf:
         return m, 0.0
     total = 0.0
     mean = 0.0
-    for s in range(s0, s1):
-        w = np.exp(logu[c, s - first] + logd[c, K - (t - s)] - m)
-        total += w
-        if payload and w > 0.0:
-            mean += w * (r[c, s - first] + dp[c, K - (t - s)])
+    for s in range(s0, t):
+        p = np.exp(w.logu[c, s - first] + w.logd[c, K - (t - s)] - m)
+        total += p
+        if payload and p > 0.0:
+            mean += p * (w.r[c, s - first] + w.dp[c, K - (t - s)])
     return m + np.log(total), mean / total
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def far(U, UR, D, DP, c, first, low, t0, n, K, binds, payload, F, F2, j0):
+@kernel
+def far(w, c, first, low, t0, n, K, binds, payload, F, F2, j0):
     """Window sums of label c at destinations t0 + j, j0 <= j < n, over the sources before t0."""
     j = j0
     if not binds and not payload:
         while j + 4 <= n and K - j > 8:
-            dot4(U[c], t0 + j - K - first, D[c], K - j, F[c], j)
+            dot4(w.U[c], t0 + j - K - first, w.D[c], K - j, F[c], j)
             j += 4
     while j < n:
         t = t0 + j
@@ -84,69 +101,130 @@ def far(U, UR, D, DP, c, first, low, t0, n, K, binds, payload, F, F2, j0):
         F2[c, j] = 0.0
         if m > 0:
             q = s0 - (t - K)
-            F[c, j] = dot(U[c], s0 - first, D[c], q, m)
+            F[c, j] = dot(w.U[c], s0 - first, w.D[c], q, m)
             if payload:
-                F2[c, j] = dot(UR[c], s0 - first, D[c], q, m) + dot(U[c], s0 - first, DP[c], q, m)
+                F2[c, j] = dot(w.UR[c], s0 - first, w.D[c], q, m) + dot(w.U[c], s0 - first, w.DP[c], q, m)
         j += 1
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def reframe(U, UR, logu, r, frame, c, i0, i1, shift, payload):
+@kernel
+def near(w, first, low, t0, j, K, binds, payload, F, F2, a):
+    """Window sums of every label at t0 + j: the far ones in F and F2, and the sources of the tile itself."""
+    t = t0 + j
+    for c in range(a.shape[0]):
+        s0 = max(t - K, t0)
+        if binds:
+            s0 = max(s0, low[j, c])
+        a[c] = F[c, j]
+        m = t - s0
+        if m > 0:
+            q = s0 - (t - K)
+            a[c] += dot(w.U[c], s0 - first, w.D[c], q, m)
+            if payload:
+                F2[c, j] += dot(w.UR[c], s0 - first, w.D[c], q, m) + dot(w.U[c], s0 - first, w.DP[c], q, m)
+
+
+@kernel
+def reframe(w, frame, c, i0, i1, shift, payload):
     """Move a label's frame by `shift`: the same numbers in other units."""
     frame[c] += shift
     for i in range(i0, i1):
-        x = logu[c, i] - shift
-        logu[c, i] = x
-        U[c, i] = exp(min(x, 600.0))
+        x = w.logu[c, i] - shift
+        w.logu[c, i] = x
+        w.U[c, i] = exp(min(x, 600.0))
         if payload:
-            UR[c, i] = U[c, i] * r[c, i]
+            w.UR[c, i] = w.U[c, i] * w.r[c, i]
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def slide(U, UR, logu, r, first, t, K, payload):
+@kernel
+def slide(w, first, t, K, payload):
     """Move the live sources t - K .. t - 1 to the front of the buffers; the source at their first place."""
     by = t - K - first
-    for c in range(U.shape[0]):
+    for c in range(w.U.shape[0]):
         for q in range(K):
-            U[c, q] = U[c, q + by]
-            logu[c, q] = logu[c, q + by]
+            w.U[c, q] = w.U[c, q + by]
+            w.logu[c, q] = w.logu[c, q + by]
             if payload:
-                UR[c, q] = UR[c, q + by]
-                r[c, q] = r[c, q + by]
+                w.UR[c, q] = w.UR[c, q + by]
+                w.r[c, q] = w.r[c, q + by]
     return t - K
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def rebase(U, UR, r, prefix, i0, i1, shift):
-    """Count payloads from here, `shift` lower: prefixes go into the window, and stay small."""
-    for c in range(U.shape[0]):
-        by = prefix[c] - shift
-        for i in range(i0, i1):
-            r[c, i] += by
-            UR[c, i] = U[c, i] * r[c, i]
-        prefix[c] = 0.0
+@kernel
+def tidy(w, frame, prefix, i0, i1, shift, payload):
+    """Before a tile: move frames that have drifted; count payloads from here, `shift` lower, so they stay small."""
+    for c in range(w.U.shape[0]):
+        drift = w.logu[c, i1 - 1]
+        if drift > DRIFT or -HIGH < drift < -DRIFT:
+            reframe(w, frame, c, max(0, i0), i1, drift, False)
+        if payload:
+            by = prefix[c] - shift
+            for i in range(max(0, i0), i1):
+                w.r[c, i] += by
+                w.UR[c, i] = w.U[c, i] * w.r[c, i]
+            prefix[c] = 0.0
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def lead(a, x, h, W, logw, top, wp, g, hg, payload):
-    """Sums over the previous label (weights a = exp(x), means h) into every label: log in g, mean in hg."""
+@kernel
+def mend(w, frame, c, first, low, t0, j, n, K, binds, payload, F, F2):
+    """A window sum that is too small to trust, exactly: log and mean. The label's frame moves to its window."""
+    t = t0 + j
+    s0 = max(t - K, max(0, low[j, c]))
+    x, mean = exact(w, c, first, s0, t, K, payload)
+    x += frame[c]
+    top = -np.inf
+    for s in range(max(s0, t - K + 1), t):
+        top = max(top, w.logu[c, s - first])
+    if top > -np.inf and abs(top) > 1.0:
+        reframe(w, frame, c, max(0, t - K - first), t - first, top, payload)
+        far(w, c, first, low, t0, n, K, binds, payload, F, F2, j + 1)
+    return x, mean
+
+
+@kernel
+def push(w, i, logu, r, payload, a):
+    """Put a source into the window; the largest of its logarithms. `a` is scratch."""
+    high = 0.0
+    for c in range(a.shape[0]):
+        high = max(high, logu[c])
+    for c in range(a.shape[0]):
+        a[c] = exp(min(logu[c], HIGH))
+    for c in range(a.shape[0]):
+        w.logu[c, i] = logu[c]
+        w.U[c, i] = a[c]
+        if payload:
+            w.r[c, i] = r[c]
+            w.UR[c, i] = a[c] * r[c]
+    return high
+
+
+@kernel
+def lead(a, x, h, W, logw, top, wp, s, g, hg, payload):
+    """Sums over the previous label (weights a = exp(x), means h) into each: weight in s, log in g, mean in hg."""
     C = a.shape[0]
     for c in range(C):
-        g[c] = 0.0
+        s[c] = 0.0
         hg[c] = 0.0
     for d in range(C):
         y = a[d]
         for c in range(C):
-            g[c] += y * W[d, c]
-        if payload:
+            s[c] += y * W[d, c]
+    if payload:
+        for d in range(C):
+            y = a[d]
             for c in range(C):
                 hg[c] += y * W[d, c] * (h[d] + wp[d, c])
+        for c in range(C):
+            hg[c] /= max(s[c], TINY)
     for c in range(C):
-        total = g[c]
-        if payload and total >= TINY:
-            hg[c] /= total
-        g[c] = log(total) + top[c]
-        if total < TINY:  # once more, exactly
+        g[c] = log(s[c]) + top[c]
+    least = s[0]
+    for c in range(C):
+        least = min(least, s[c])
+    if least >= TINY:
+        return
+    for c in range(C):
+        if s[c] < TINY:  # once more, exactly
             m = -np.inf
             for d in range(C):
                 m = max(m, x[d] + logw[d, c])
@@ -164,119 +242,91 @@ def lead(a, x, h, W, logw, top, wp, g, hg, payload):
                 hg[c] = mean / total
 
 
-@njit(nogil=True, fastmath=REORDER, cache=True)
-def sweep(weights, extra, tables, means, L, rev, payload, keep, al, gl, ha, hg, last, hlast):
-    """Run over one sequence of length L, backwards if `rev`; with `keep` everything is stored, in absolute terms.
+@kernel
+def sweep(weights, extra, tables, means, L, rev, payload, keep, stores, last, hlast):
+    """Run over one sequence of length L, backwards if `rev`.
 
-    weights: (e, es, ee, required): emission (T, C), segment_start and segment_end in the order of the sweep, required (T,).
-    extra: the payload's (e, es, ee). tables: (D, logd, dtop, W, logw, wtop, init) as `backend.tables` makes them.
-    means: the payload's (duration, D * duration, transition, init). last, hlast: log total and mean of the last position.
+    weights: (e, es, ee, required): emission (T, C), segment_start and segment_end in the order of the sweep, required
+    (T,). extra: the payload's (e, es, ee). tables: (D, logd, dtop, W, logw, wtop, init), means: the payload's
+    (duration, D * duration, transition, init), both as `Tables` makes them. stores: rows of alpha and g, then of their
+    means, in absolute terms, written where `keep`. last, hlast: log total and mean of the last position.
     """
     e, es, ee, required = weights
     ep, esp, eep = extra
     D, logd, dtop, W, logw, wtop, init = tables
     dp, DP, wp, initp = means
+    al, gl, ha, hg = stores
     C, K = D.shape
     size = 2 * K + 4 * TILE
-    U = np.zeros((C, size))
-    logu = np.full((C, size), -np.inf)
-    UR = np.zeros((C, size if payload else 0))
-    r = np.zeros((C, size if payload else 0))
-    F = np.empty((C, TILE))
-    F2 = np.empty((C, TILE))
-    E = np.empty((TILE, C))
-    low = np.empty((TILE, C), np.int64)
-    forbidden = np.empty((TILE, C), np.bool_)
-    lo = np.zeros(C, np.int64)
-    frame = np.zeros(C)
-    prefix = np.zeros(C)
-    v = np.empty(C)
-    a = np.empty(C)
-    h = np.zeros(C)
-    g = np.empty(C)
-    hgs = np.zeros(C)
-    M = 0.0
-    gauge = 0.0
+    wide = size if payload else 0
+    w = Window(
+        np.zeros((C, size)), np.zeros((C, wide)), np.full((C, size), -np.inf), np.zeros((C, wide)), D, DP, logd, dp
+    )
+    F, F2, E = np.empty((C, TILE)), np.zeros((C, TILE)), np.empty((TILE, C))
+    low, forbidden, lo = np.empty((TILE, C), np.int64), np.empty((TILE, C), np.bool_), np.zeros(C, np.int64)
+    frame, prefix, v, h = np.zeros(C), np.zeros(C), np.empty(C), np.zeros(C)
+    a, x, r, scratch = np.empty(C), init.copy(), np.zeros(C), np.empty(C)
+    total, g, hgs = np.empty(C), np.empty(C), np.zeros(C)
+    M = gauge = shift = 0.0
     first = -K
-    for c in range(C):
-        x = init[c]
-        if es.shape[0] > 0:
-            x += es[L - 1 if rev else 0, c]
-        frame[c] = x if x > -np.inf else 0.0
-        logu[c, K] = x - frame[c]
-        U[c, K] = exp(logu[c, K])
+    boundaries = es.shape[0] > 0
+    if payload:
+        r[:] = initp
+    if keep:
+        gl[0] = init
         if payload:
-            r[c, K] = initp[c] + (esp[L - 1 if rev else 0, c] if esp.shape[0] > 0 else 0.0)
-            UR[c, K] = U[c, K] * r[c, K]
-        if keep:
-            gl[0, c] = init[c]
-            if payload:
-                hg[0, c] = initp[c]
+            hg[0] = initp
+    opening = L - 1 if rev else 0
+    for c in range(C):
+        x[c] += es[opening, c] if boundaries else 0.0
+        frame[c] = x[c] if x[c] > -np.inf else 0.0
+        x[c] -= frame[c]
+        if payload and esp.shape[0] > 0:
+            r[c] += esp[opening, c]
+    push(w, K, x, r, payload, scratch)
     for t0 in range(1, L + 1, TILE):
         n = min(TILE, L + 1 - t0)
         if t0 - first + n > size:
-            first = slide(U, UR, logu, r, first, t0, K, payload)
-        if payload:
-            best = 0
-            for c in range(C):
-                if v[c] > v[best]:
-                    best = c
-            shift = h[best] if t0 > 1 else 0.0
-            gauge += shift
-            rebase(U, UR, r, prefix, t0 - K - first, t0 - first, shift)
+            first = slide(w, first, t0, K, payload)
+        if t0 > 1:
+            if payload:
+                shift = h[np.argmax(v)]
+                gauge += shift
+            tidy(w, frame, prefix, t0 - K - first, t0 - first, shift, payload)
         binds = open_tile(e, required, L, rev, t0, n, K, E, low, lo, forbidden)
         for c in range(C):
-            far(U, UR, D, DP, c, first, low, t0, n, K, binds, payload, F, F2, 0)
+            far(w, c, first, low, t0, n, K, binds, payload, F, F2, 0)
         for j in range(n):
             t = t0 + j
             row = L - t if rev else t - 1
-            for c in range(C):
-                s0 = max(t - K, t0)
-                if binds:
-                    s0 = max(s0, low[j, c])
-                a[c] = F[c, j]
-                m = t - s0
-                if m > 0:
-                    q = s0 - (t - K)
-                    a[c] += dot(U[c], s0 - first, D[c], q, m)
-                    if payload:
-                        F2[c, j] += dot(UR[c], s0 - first, D[c], q, m) + dot(U[c], s0 - first, DP[c], q, m)
+            near(w, first, low, t0, j, K, binds, payload, F, F2, a)
             for c in range(C):
                 frame[c] += E[j, c]
                 v[c] = frame[c] + dtop[c] + log(a[c])
             if payload:
                 for c in range(C):
                     prefix[c] += ep[row, c]
-                    h[c] = F2[c, j] / a[c] + prefix[c] if a[c] >= TINY else 0.0
+                    h[c] = F2[c, j] / max(a[c], TINY) + prefix[c]
             for c in range(C):
-                if a[c] < TINY or forbidden[j, c]:
+                if forbidden[j, c]:
                     v[c] = -np.inf
-                    s0 = max(t - K, max(0, low[j, c]))
-                    if s0 < t and not forbidden[j, c]:
-                        x, mean = exact(logu, r, logd, dp, c, first, s0, t, t, K, payload)
-                        v[c] = frame[c] + dtop[c] + x
-                        h[c] = mean + prefix[c]
-                        top = -np.inf
-                        for s in range(max(s0, t - K + 1), t):
-                            top = max(top, logu[c, s - first])
-                        if top > -np.inf and abs(top) > 1.0:
-                            reframe(U, UR, logu, r, frame, c, max(0, t - K - first), t - first, top, payload)
-                            far(U, UR, D, DP, c, first, low, t0, n, K, binds, payload, F, F2, j + 1)
+                elif a[c] < TINY:
+                    y, mean = mend(w, frame, c, first, low, t0, j, n, K, binds, payload, F, F2)
+                    v[c] = y + dtop[c]
+                    h[c] = mean + prefix[c]
             if ee.shape[0] > 0:
                 for c in range(C):
                     v[c] += ee[row, c]
             if payload and eep.shape[0] > 0:
                 for c in range(C):
                     h[c] += eep[row, c]
-            mx = v[0]
+            top = v.max()
+            if top == -np.inf:
+                top = 0.0
+            M += top
             for c in range(C):
-                mx = max(mx, v[c])
-            if mx == -np.inf:
-                mx = 0.0
-            M += mx
-            for c in range(C):
-                v[c] -= mx
-                frame[c] -= mx
+                v[c] -= top
+                frame[c] -= top
                 a[c] = exp(v[c])
             if keep:
                 for c in range(C):
@@ -285,31 +335,23 @@ def sweep(weights, extra, tables, means, L, rev, payload, keep, al, gl, ha, hg, 
                         ha[t, c] = h[c] + gauge
             if t == L:
                 break
-            lead(a, v, h, W, logw, wtop, wp, g, hgs, payload)
+            lead(a, v, h, W, logw, wtop, wp, total, g, hgs, payload)
             if keep:
                 for c in range(C):
                     gl[t, c] = g[c] + M
                     if payload:
                         hg[t, c] = hgs[c] + gauge
             source = L - 1 - t if rev else t
-            i = t - first
-            high = 0.0
             for c in range(C):
-                x = g[c] - frame[c]
-                if es.shape[0] > 0:
-                    x += es[source, c]
-                high = max(high, x)
-                logu[c, i] = x
-                U[c, i] = exp(min(x, HIGH))
+                x[c] = g[c] - frame[c] + (es[source, c] if boundaries else 0.0)
             if payload:
                 for c in range(C):
-                    r[c, i] = hgs[c] - prefix[c] + (esp[source, c] if esp.shape[0] > 0 else 0.0)
-                    UR[c, i] = U[c, i] * r[c, i]
-            if high > HIGH:
+                    r[c] = hgs[c] - prefix[c] + (esp[source, c] if esp.shape[0] > 0 else 0.0)
+            if push(w, t - first, x, r, payload, scratch) > HIGH:
                 for c in range(C):
-                    if logu[c, i] > HIGH:
-                        reframe(U, UR, logu, r, frame, c, max(0, t - K - first), i + 1, logu[c, i], payload)
-                        far(U, UR, D, DP, c, first, low, t0, n, K, binds, payload, F, F2, j + 1)
+                    if x[c] > HIGH:
+                        reframe(w, frame, c, max(0, t - K - first), t - first + 1, x[c], payload)
+                        far(w, c, first, low, t0, n, K, binds, payload, F, F2, j + 1)
     for c in range(C):
         last[c] = v[c] + M
         hlast[c] = h[c] + gauge

@@ -1,4 +1,6 @@
-"""A model's parts as the arrays that the sweeps read: one sequence at a time, float64, exponentials of the small tables taken once."""
+"""A model's parts as the arrays that the sweeps read: one sequence at a time, float64, exponentials of the small tables
+taken once.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,24 @@ def counting(parts: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def combined(models: list[dict[str, Array]], coefficients: tuple[float, ...]) -> dict[str, Array]:
-    """A payload: the sum of models' scores with coefficients; 0 where that is not finite, as no path with weight goes there."""
+    """A payload: the sum of models' scores with coefficients; 0 where that is not finite, as no path with weight goes
+    there.
+    """
     payload: dict[str, Array] = {}
-    for model, c in zip(models, coefficients, strict=True):
-        for name, part in model.items():
-            if c != 0 and name not in MASKS:
-                payload[name] = payload[name] + c * part if name in payload else c * part
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # -inf less -inf: not finite either
+        for model, c in zip(models, coefficients, strict=True):
+            for name, part in model.items():
+                if c != 0 and name not in MASKS:
+                    payload[name] = payload[name] + c * part if name in payload else c * part
         return {n: np.where(np.isfinite(p), p, 0.0) for n, p in payload.items()}
 
 
-def forbids_more(weight: dict[str, Array], models: list[dict[str, Array]], coefficients: tuple[float, ...]) -> dict[str, Array]:
-    """A payload that counts, along a path, what the other models forbid; empty where they forbid nothing that `weight` allows."""
+def forbids_more(
+    weight: dict[str, Array], models: list[dict[str, Array]], coefficients: tuple[float, ...]
+) -> dict[str, Array]:
+    """A payload that counts, along a path, what the other models forbid; empty where they forbid nothing that `weight`
+    allows.
+    """
     marks: dict[str, Array] = {}
 
     def add(name: str, mark: Array) -> None:
@@ -119,11 +127,21 @@ class Tables:
         D, W = np.exp(logd), np.exp(logw)
         if self.payload is None:
             empty = np.zeros((duration.shape[0], 0))
-            return (D, logd, dtop, W, logw, wtop, opening), (empty, empty, empty, empty[:, 0] if empty.size else np.zeros(0))
+            return (D, logd, dtop, W, logw, wtop, opening), (
+                empty,
+                empty,
+                empty,
+                empty[:, 0] if empty.size else np.zeros(0),
+            )
         dp = np.ascontiguousarray(self.of(self.payload, "duration", b)[::-1].T)
         wp = self.of(self.payload, "transition", b)
         wp = np.ascontiguousarray(wp.T) if rev else wp
-        return (D, logd, dtop, W, logw, wtop, opening), (dp, D * dp, wp, self.of(self.payload, "end" if rev else "start", b))
+        return (D, logd, dtop, W, logw, wtop, opening), (
+            dp,
+            D * dp,
+            wp,
+            self.of(self.payload, "end" if rev else "start", b),
+        )
 
 
 def _normal(scores: Array, axis: int) -> tuple[Array, Array]:
