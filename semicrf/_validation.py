@@ -79,3 +79,13 @@ def values(potentials: Potentials, lengths: Tensor) -> None:
             kind = "+inf" if i % 2 else "NaN"
             fix = "use -inf to forbid." if i % 2 else "look for 0 / 0 or log of a negative number upstream."
             raise bad_input(names[i // 2], f"{kind} within the lengths", "finite numbers or -inf", fix)
+
+
+def same_shape(other: object, mine: Potentials) -> None:
+    """Raise unless `other` is a model of the shape and dtype of `mine`."""
+    if not isinstance(other, Potentials):
+        raise bad_input("other model", f"a {type(other).__name__}", "potentials or a SemiCRFDistribution")
+    theirs, own = ((m.batch_shape, m.T, m.K, m.C, m.dtype) for m in (other, mine))
+    if theirs != own:
+        fix = "pad durations with -inf to one K."
+        raise bad_input("other model", f"(batch, T, K, C, dtype) = {theirs}", own, fix)

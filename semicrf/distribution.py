@@ -17,7 +17,6 @@ from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCou
 from semicrf.compile import compiled, dual
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
-from semicrf.engine.layout import MASKS
 from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
@@ -64,8 +63,9 @@ class SemiCRFDistribution(Distribution):
         backend: str = "auto", validate_args: bool | None = None,
     ):  # fmt: skip
         if not isinstance(potentials, Potentials):
-            fix = "FactoredPotentials(emission, transition, duration)."
-            raise bad_input("potentials", f"a {type(potentials).__name__}", "a potentials object", fix)
+            raise bad_input(
+                "potentials", f"a {type(potentials).__name__}", "FactoredPotentials(emission, ...) or another"
+            )
         self.potentials, self.backend = potentials, choose(backend)
         self.T, self.K, self.C = potentials.T, potentials.K, potentials.C
         self._lengths = _validation.lengths(lengths, potentials)
@@ -92,26 +92,12 @@ class SemiCRFDistribution(Distribution):
     def _others(self, others: Sequence[Potentials | SemiCRFDistribution]) -> list[dict[str, Tensor]]:
         """Other models' parts, checked to be of this one's shape."""
         models = [o.potentials if isinstance(o, SemiCRFDistribution) else o for o in others]
-        for model in models:
-            if not isinstance(model, Potentials):
-                raise bad_input("other model", f"a {type(model).__name__}", "potentials or a SemiCRFDistribution")
-        mine = (self.batch_shape, self.T, self.K, self.C, self.potentials.dtype)
-        for model in models:
-            theirs = (model.batch_shape, model.T, model.K, model.C, model.dtype)
-            if theirs != mine:
-                raise bad_input(
-                    "other model", f"(batch, T, K, C, dtype) = {theirs}", mine, "pad durations with -inf to one K."
-                )
-        for other in others:
-            if (
-                isinstance(other, SemiCRFDistribution)
-                and self._checked
-                and not torch.equal(other._lengths, self._lengths)
-            ):
-                raise bad_input("other model", f"lengths {other.lengths.tolist()}", self.lengths.tolist())
+        for given, model in zip(others, models, strict=True):
+            _validation.same_shape(model, self.potentials)
+            if isinstance(given, SemiCRFDistribution) and self._checked and (given._lengths != self._lengths).any():
+                raise bad_input("other model", f"lengths {given.lengths.tolist()}", self.lengths.tolist())
         return [m.parts for m in models]
 
-    # -------------------------------------------------------------- quantities
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
         """The total of any semiring over all segmentations, as a NamedTuple of its fields, each ``(...)`` or ``(...,
         k)``.
@@ -130,10 +116,8 @@ class SemiCRFDistribution(Distribution):
         """
         program = compiled(semiring)
         if len(others) != program.potentials - 1:
-            raise bad_input(
-                f"reduce({program.name})", f"{1 + len(others)} models", program.potentials,
-                "give the second and later potentials as further arguments.",
-            )  # fmt: skip
+            fix = "give the second and later potentials as further arguments."
+            raise bad_input(f"reduce({program.name})", f"{1 + len(others)} models", program.potentials, fix)
         total = self._inference.total(program.semiring, *self._others(others))
         return read(program, total, self._shaped)
 
@@ -210,7 +194,6 @@ class SemiCRFDistribution(Distribution):
         """``(...)``: the variance of an additive quantity."""
         return self.covariance(f, f)
 
-    # -------------------------------------------------------------- given segmentations
     def score(self, value: Segments | Sequence) -> Tensor:
         """``(..., *batch)``: the score of segmentations; -inf where forbidden or count 0.
 
@@ -251,7 +234,6 @@ class SemiCRFDistribution(Distribution):
         found = Segments.from_boundaries(marks.reshape(*shape, self.T), labels.reshape(*shape, self.T), lengths)
         return Segments(start=found.start, end=found.end, label=found.label, count=found.count, score=score)
 
-    # -------------------------------------------------------------- samples and other distributions
     def sample(
         self, sample_shape: Sequence[int] | torch.Size = torch.Size(), *,  # noqa: B008  torch's own signature
         generator: torch.Generator | None = None, sequence_id: Tensor | None = None,
@@ -287,28 +269,17 @@ class SemiCRFDistribution(Distribution):
             raise bad_input("temperature", f"shape {tuple(value.shape)}", f"() or {tuple(self.batch_shape)}")
         if self._checked and not bool((value > 0).all()):
             raise bad_input("temperature", t, "numbers above 0")
-        inverse = 1 / value.reshape(-1)
-
-        def scaled(x: Tensor) -> Tensor:
-            score = x.isfinite()  # -inf stays, and has no gradient to give to t
-            return torch.where(score, torch.where(score, x, 0.0) * inverse.view(-1, *[1] * (x.dim() - 1)), x)
-
-        return self._with(self.potentials.map(scaled))
+        return self._with(self.potentials.scaled(1 / value.reshape(-1)))
 
     def _with(self, potentials: Potentials, lengths: Tensor | None = None) -> SemiCRFDistribution:
-        lengths = self.lengths if lengths is None else lengths
-        return SemiCRFDistribution(potentials, lengths, backend=self.backend, validate_args=self._checked)
+        same = self.lengths if lengths is None else lengths
+        return SemiCRFDistribution(potentials, same, backend=self.backend, validate_args=self._checked)
 
     def __getitem__(self, index: Any) -> SemiCRFDistribution:
         """Index the batch axes."""
         if not self.batch_shape:
             raise bad_input("index", index, "a batch to index", "this distribution has batch shape ().")
-        index, n = index if isinstance(index, tuple) else (index,), len(self.batch_shape)
-
-        def pick(x: Tensor) -> Tensor:  # the axes after the batch stay whole, also behind an Ellipsis
-            return x[(*index, *[slice(None)] * (x.dim() - n))]
-
-        return self._with(self.potentials.on_batch(pick), self.lengths[index])
+        return self._with(self.potentials[index], self.lengths[index])
 
     def __len__(self) -> int:
         if not self.batch_shape:
@@ -323,10 +294,8 @@ class SemiCRFDistribution(Distribution):
 
     def to(self, *args: Any, **kwargs: Any) -> SemiCRFDistribution:
         """On another device or in another dtype, as `Tensor.to`."""
-        moved = {n: t.to(*args, **kwargs) if n not in MASKS else t for n, t in self.potentials.parts.items()}
-        device = next(iter(moved.values())).device
-        moved = {n: t.to(device) for n, t in moved.items()}
-        return self._with(self.potentials.replace(moved), self.lengths.to(device))
+        moved = self.potentials.to(*args, **kwargs)
+        return self._with(moved, self.lengths.to(moved.device))
 
     def detach(self) -> SemiCRFDistribution:
         """The same without a graph."""

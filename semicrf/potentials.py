@@ -50,11 +50,31 @@ class Potentials:
     @property
     def device(self) -> torch.device:
         """The device of every tensor."""
-        return next(iter(self.parts.values())).device
+        return next(t.device for n, t in self.parts.items() if n not in MASKS)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Potentials:
         """The same with `f` applied to every score; masks stay."""
         return self.replace({n: t if n in MASKS else f(t) for n, t in self.parts.items()})
+
+    def scaled(self, factor: Tensor) -> Potentials:
+        """The same with every score times `factor`, (B,) or (1,); -inf stays, and gives it no gradient."""
+
+        def scale(x: Tensor) -> Tensor:
+            finite = x.isfinite()
+            product = torch.where(finite, x, 0.0) * factor.view(-1, *[1] * (x.dim() - 1))
+            return torch.where(finite, product, x)
+
+        return self.map(scale)
+
+    def to(self, *args: Any, **kwargs: Any) -> Potentials:
+        """On another device or in another dtype, as `Tensor.to`; masks stay bool."""
+        moved = self.map(lambda x: x.to(*args, **kwargs))
+        return moved.replace({n: t.to(moved.device) if n in MASKS else t for n, t in moved.parts.items()})
+
+    def __getitem__(self, index: Any) -> Potentials:
+        """Index the batch axes; the others stay whole, also behind an Ellipsis."""
+        index, n = index if isinstance(index, tuple) else (index,), len(self.batch_shape)
+        return self.on_batch(lambda x: x[(*index, *[slice(None)] * (x.dim() - n))])
 
     def replace(self, parts: Mapping[str, Tensor]) -> Potentials:
         """The same shape with other parts."""

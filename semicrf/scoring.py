@@ -17,10 +17,8 @@ def score(potentials: Potentials, segments: Segments, lengths: Tensor) -> Tensor
     or count 0.
     """
     terms = _Terms(potentials, segments, lengths)
-    allowed, total = (
-        segments.count > 0,
-        torch.zeros(segments.batch_shape, dtype=torch.float64, device=potentials.device),
-    )
+    allowed = (segments.count > 0) & terms.known.all(-1)
+    total = torch.zeros(segments.batch_shape, dtype=torch.float64, device=potentials.device)
     for name, part in potentials.parts.items():
         values, used = getattr(terms, name)(part)
         if name == "required":
@@ -56,7 +54,10 @@ class _Terms:
     def __init__(self, potentials: Potentials, segments: Segments, lengths: Tensor):
         S, B = segments.batch_shape
         self.T, self.C = potentials.T, potentials.C
-        mask = segments.mask
+        inside = (segments.start >= 0) & (segments.end <= self.T) & (segments.label >= 0) & (segments.label < self.C)
+        fits = inside & (segments.durations >= 1) & (segments.durations <= potentials.K)
+        self.known = fits | ~segments.mask  # a segment that the model cannot have forbids, it is not read elsewhere
+        mask = segments.mask & fits
         self.row = torch.arange(B, device=potentials.device)[:, None].expand(S, B, 1)
         self.first = torch.where(mask, segments.start, 0)
         self.last = torch.where(mask, segments.end - 1, 0)
@@ -76,7 +77,7 @@ class _Terms:
 
     def emission(self, part: Tensor):
         t = torch.arange(self.T, device=part.device)
-        return self._pick(part, t, self.labels.clamp(min=0)), self.labels >= 0
+        return self._pick(part, t, self.labels.clamp(0, self.C - 1)), self.labels >= 0
 
     def transition(self, part: Tensor):
         return self._pick(part, self.before, self.label), self.later

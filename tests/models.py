@@ -1,10 +1,11 @@
-"""Batches of models, as the public classes take them and as the oracle does: what the tests of the distribution share."""
+"""Batches of models, as the public classes take them and as the oracle does; shared by tests of the distribution."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import oracle
 import pytest
@@ -18,7 +19,7 @@ from semicrf.potentials import Potentials
 
 inf, nan = float("inf"), float("nan")
 EXACT = TOLERANCE[torch.float64]
-CLASSES = {
+CLASSES: dict[str, Any] = {
     "factored": FactoredPotentials,
     "duration_transition": FactoredPotentials,
     "segment": SegmentPotentials,
@@ -27,6 +28,8 @@ CLASSES = {
 BATCH_SHAPES = ((), (2,), (2, 3))
 
 
+VIEWS = ("boundary", "position", "transition", "duration", "start", "end", "segments", "edge")
+of_every_family = pytest.mark.parametrize("family", CLASSES)
 of_every_batch_shape = pytest.mark.parametrize("batch_shape", BATCH_SHAPES, ids=str)
 
 
@@ -102,7 +105,7 @@ def case(
 ) -> Case:  # fmt: skip
     """A random case of ragged lengths, NaN wherever nothing is read."""
     lengths = tuple(ragged(T, batch_shape) if lengths is None else lengths)
-    holes = holes if isinstance(holes, float) else tuple(holes)
+    holes = tuple(holes) if isinstance(holes, Sequence) else holes
     batch = tables.draw(family, K, C, lengths, T=T, shared=shared, seed=seed, holes=holes, ties=ties, unread=nan)
     return of(family, batch, batch_shape)
 
@@ -114,6 +117,13 @@ def of(family: str, batch: Batch, batch_shape: Sequence[int]) -> Case:
 def allowing(q: Case, p: Case) -> Case:
     """q with -inf in the very places where p has it; NaN where nothing is read stays."""
     return of(q.family, tables.forbid_like(q.batch, p.batch), q.batch_shape)
+
+
+def companions(c: Case, n: int, **options: Any) -> list[Case]:
+    """n more models like c, of the same family and shape, without holes unless asked for."""
+    b, shared = c.batch, any(len(t) < c.batch.B for t in c.batch.parts.values())
+    own: dict[str, Any] = {"T": b.T, "shared": shared, "lengths": b.lengths.tolist(), **options}
+    return [case(c.family, b.K, b.C, c.batch_shape, **{"seed": 1000 + i, **own}) for i in range(n)]
 
 
 def name_of(c: Case) -> str:
@@ -135,6 +145,7 @@ def grid(seed: int = 0) -> list[Case]:
 
 
 GRID = grid()
+on_the_grid = pytest.mark.parametrize("c", GRID, ids=name_of)
 
 
 def check(

@@ -185,7 +185,7 @@ def draw(
     """A random batch. `holes`: how often an entry is -inf, for all or by sequence (shared parts take the first one's);
     `ties`: integers; `unread`: what stands wherever no segmentation reads. The same arguments give the same tensors."""
     generator = torch.Generator().manual_seed(seed)
-    rates = [holes] * len(lengths) if isinstance(holes, float) else holes
+    rates = holes if isinstance(holes, tuple) else (holes,) * len(lengths)
     models = []
     for length, rate in zip(lengths, rates, strict=True):
         model = oracle.random_model(

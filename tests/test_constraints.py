@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,12 @@ import oracle
 import pytest
 import tables
 import torch
-from models import CLASSES, EXACT, Case, case, check, f64, inf, of_every_batch_shape, rows_of, seeded
+from models import CLASSES, EXACT, Case, case, check, f64, inf, of_every_batch_shape, of_every_family, rows_of, seeded
 from torch import Tensor
 
 from semicrf import Constraints, Evidence, FactoredPotentials, Segments, SemiCRFDistribution
 from semicrf.errors import InputError
 
-of_every_family = pytest.mark.parametrize("family", CLASSES)
 Agrees = Callable[[oracle.Segmentation], bool]
 
 
@@ -49,31 +49,27 @@ def observe(c: Case, kinds: str, seed: int = 0) -> tuple[Evidence, list[Agrees]]
 
 
 def check_filtered(given: SemiCRFDistribution, c: Case, agree: list[Agrees]) -> None:
-    """log Z, entropy, count, marginals, best segmentation and samples of what is left, by filtering all segmentations."""
-    quantities: dict[str, tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]] = {
-        "log_partition": (given.log_partition, lambda s, log_p: s.logsumexp(0)),
-        "max": (given.max, lambda s, log_p: s.max()),
-        "entropy": (given.entropy(), lambda s, log_p: -(log_p.exp() * log_p).sum()),
-    }
+    """log Z, best score, entropy, marginals, count, best segmentation and samples, by filtering all segmentations."""
     kept = []
     for (m, n), accepts in zip(c.sequences(), agree, strict=True):
         s = oracle.scores(m, n).detach()
         kept.append([i for i, y in enumerate(oracle.paths(m, n)) if accepts(y) and s[i] > -inf])
-    for name, (value, f) in quantities.items():
-        rows = iter(kept)
+    rows = iter(kept)
 
-        def expected(m: oracle.Model, n: int, f=f, rows=rows, name=name) -> Tensor:
-            s = oracle.scores(m, n)[next(rows)]
-            if len(s) == 0:
-                return f64(0.0 if name == "entropy" else -inf)
-            return f(s, s.log_softmax(0))
+    def expected(m: oracle.Model, n: int) -> Tensor:
+        index = next(rows)
+        if not index:
+            return f64([-inf, -inf, 0.0])
+        s = oracle.scores(m, n)[index]
+        log_p = s.log_softmax(0)
+        return torch.stack([s.logsumexp(0), s.max(), -(log_p.exp() * log_p).sum()])
 
-        check(value, [c], expected)
+    check(torch.stack([given.log_partition, given.max, given.entropy()], -1), [c], expected)
     rows = iter(kept)
 
     def segments(m: oracle.Model, n: int) -> Tensor:
         """The gradient of the filtered log Z in segment scores, which are added as zeros where there are none."""
-        shape = oracle.shapes(c.batch.T, m.K, m.C)["segment"]
+        shape = oracle.shapes(c.batch.T, c.batch.K, c.batch.C)["segment"]
         part = m.segment if m.segment is not None else torch.zeros(shape, dtype=torch.float64, requires_grad=True)
         index = next(rows)
         logz = oracle.scores(m.replace(segment=part), n)[index].logsumexp(0) if index else (part * 0.0).nansum()
@@ -124,11 +120,9 @@ def test_evidence_in_every_batch_shape_and_with_holes(batch_shape):
 def test_evidence_shared_by_the_batch():
     c = case("factored")
     labels, boundary = torch.tensor([-1, 1, -1, -1, -1]), torch.tensor([-1, -1, 1, -1, 0])
-    for given in (
-        {"labels": labels},
-        {"boundary": boundary},
-        {"allowed": torch.tensor([[True, True], [False, True]] * 2 + [[True] * 2])},
-    ):
+    allowed = torch.tensor([[True, True], [False, True]] * 2 + [[True] * 2])
+    shared: list[dict[str, Any]] = [{"labels": labels}, {"boundary": boundary}, {"allowed": allowed}]
+    for given in shared:
         agree = [lambda y, given=given: oracle.consistent(y, **given)] * 6
         check_filtered(c.d.condition(Evidence(**given)), c, agree)
 
@@ -326,9 +320,7 @@ def test_constraints_apply_beside_evidence_and_twice():
     d = SemiCRFDistribution(once, c.lengths)
     assert torch.equal(d.log_partition, SemiCRFDistribution(twice, c.lengths).log_partition)
     both = [
-        lambda y, a=a: (
-            a(y) and all(e - s < 3 for s, e, _ in y) and all(p[2] != q[2] for p, q in zip(y, y[1:], strict=False))
-        )
+        lambda y, a=a: a(y) and all(e - s < 3 for s, e, _ in y) and all(p[2] != q[2] for p, q in itertools.pairwise(y))
         for a in agree
     ]
     check_filtered(d.condition(evidence), c, both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -171,7 +172,7 @@ def test_temperature_limits(cs):
     for value in (cold.entropy(), cold.log_prob(d.argmax)):  # differences of scores of this size
         assert_values(value[clear] / size, none, EXACT)
     entropies = torch.stack([d.with_temperature(t).entropy() for t in (0.25, 0.5, 1.0, 2.0, 4.0)])
-    for low, high in zip(entropies, entropies[1:], strict=False):
+    for low, high in itertools.pairwise(entropies):
         at_most(low, high)
     support, log_z = d.enumerate_support(), d.log_partition
     warm = d.with_temperature(2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from models import CLASSES, EXACT, Case, case, f64, inf, of, of_every_batch_shape, rows_of, seeded
+from models import CLASSES, EXACT, Case, case, f64, inf, of, of_every_batch_shape, of_every_family, rows_of, seeded
 from torch import Tensor
 
 from semicrf import Evidence, FactoredPotentials, Segments, SemiCRFDistribution
@@ -13,11 +13,10 @@ from semicrf.engine.walk import invert, uniform
 from semicrf.errors import InputError
 from semicrf.segments import check_tiling
 
-of_every_family = pytest.mark.parametrize("family", CLASSES)
-
 THRESHOLD = 1e-5
-"""Of the p-value of a chi-square test. There are some 150 of them, so a right sampler fails this file for one of 700 choices of its
-seeds, which are fixed; `test_the_chi_square_test_sees_a_wrong_distribution` shows that a wrong one gives far less."""
+"""Of the p-value of a chi-square test. There are some 150 of them, so a right sampler fails this file for one of 700
+choices of its seeds, which are fixed; `test_the_chi_square_test_sees_a_wrong_distribution` shows that a wrong one
+gives far less."""
 
 
 # --- Philox ---
@@ -30,7 +29,10 @@ seeds, which are fixed; `test_the_chi_square_test_sees_a_wrong_distribution` sho
         (2**64 - 1, (2**32 - 1, -1, 2**32 - 1), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
         (-1, (-1, -1, -1), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
         # counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0
-        (0x299F31D0A4093822, (0x13198A2E, 0x0370734485A308D3, 0x243F6A88), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+        (
+            0x299F31D0A4093822, (0x13198A2E, 0x0370734485A308D3, 0x243F6A88),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
     ],
 )  # fmt: skip
 def test_known_answers_of_philox(seed, counter, words):
@@ -76,7 +78,7 @@ def test_invert():
 
 
 def p_value(observed: Tensor, probabilities: Tensor) -> float:
-    """Of Pearson's chi-square; the rarest cells are put together until five are expected in each. 1 where one cell is left."""
+    """Of Pearson's chi-square; the rarest cells are put together until five are expected in each; 1 of one cell."""
     assert (observed[probabilities == 0] == 0).all()
     expected, order = (observed.sum() * probabilities).sort()
     rare = int((expected.cumsum(0) < 5).sum()) + 1
@@ -118,7 +120,7 @@ SAMPLES = 20_000
 @pytest.mark.parametrize("holes", [0.0, 0.1])
 @pytest.mark.parametrize(("T", "K", "C"), [(4, 3, 2), (3, 5, 3), (5, 1, 2)])
 def test_every_segmentation_is_drawn_with_its_probability(family, T, K, C, holes):
-    """Ragged, with and without holes: chi-square over all segmentations of each sequence, and of a pair of sequences."""
+    """Ragged, with and without holes: chi-square over all segmentations of each sequence, and of a pair."""
     drawn = (case(family, K, C, (3,), T=T, lengths=(T, T - 1, T), holes=holes, seed=seed) for seed in range(20))
     c = next(c for c in drawn if (c.d.count > 1).sum() >= 2)
     possible = c.d.count > 0
@@ -159,11 +161,12 @@ def test_samples_in_a_row_are_independent():
 
 
 def by_hand(c: Case, seed: int, sample: int, ids: list[int]) -> list[tuple]:
-    """The sample that the keys give: a final label, then for each end a duration and the label before, each by inversion.
+    """The sample that the keys give: a final label, then for each end a duration and the label before.
 
     The weights are sums over enumerated beginnings, so nothing here knows the recursion.
     """
     found = []
+    K, C = c.batch.K, c.batch.C
     for (m, n), i in zip(c.sequences(), ids, strict=True):
 
         def draw(position: int, weights: list[Tensor], which: int, i: int = i) -> int:
@@ -172,22 +175,22 @@ def by_hand(c: Case, seed: int, sample: int, ids: list[int]) -> list[tuple]:
             return int((cumulative <= u * cumulative[-1]).sum())
 
         def beginnings(t: int, final: bool, m: oracle.Model = m) -> list[tuple[oracle.Segmentation, Tensor]]:
-            model = m if final or m.end is None else m.replace(end=f64([0.0] * m.C))
+            model = m if final or m.end is None else m.replace(end=f64([0.0] * C))
             return list(zip(oracle.paths(model, t), oracle.scores(model, t).detach().exp(), strict=True))
 
         def weigh(options: int, choices: list[tuple[int, Tensor]]) -> list[Tensor]:
             return [sum((w for o, w in choices if o == option), f64(0.0)) for option in range(options)]
 
         whole = beginnings(n, True)
-        label = draw(0, weigh(m.C, [(y[-1][2], w) for y, w in whole]), 0)
+        label = draw(0, weigh(C, [(y[-1][2], w) for y, w in whole]), 0)
         t, y = n, ()
         while t > 0:
             here = [(b, w) for b, w in beginnings(t, False) if b[-1][2] == label]
-            k = draw(t, weigh(m.K, [(b[-1][1] - b[-1][0] - 1, w) for b, w in here]), 0) + 1
+            k = draw(t, weigh(K, [(b[-1][1] - b[-1][0] - 1, w) for b, w in here]), 0) + 1
             y = ((t - k, t, label), *y)
             here = [(b, w) for b, w in here if b[-1][0] == t - k]
             if t > k:
-                label = draw(t, weigh(m.C, [(b[-2][2], w) for b, w in here]), 1)
+                label = draw(t, weigh(C, [(b[-2][2], w) for b, w in here]), 1)
             t -= k
         found.append(y)
     return found
@@ -260,7 +263,7 @@ def test_padding_and_neighbours_do_not_matter():
     whole = c.d.sample((20,), generator=seeded(1))
     emission, *rest = (c.parts[n].detach()[1] for n in c.parts)
     short = {n: (t[:3] if n in oracle.POSITIONAL else t) for n, t in zip(c.parts, [emission, *rest], strict=True)}
-    alone = SemiCRFDistribution(FactoredPotentials(**short)).sample(
+    alone = SemiCRFDistribution(CLASSES["factored"](**short)).sample(
         (20,), generator=seeded(1), sequence_id=torch.tensor(1)
     )
     assert alone == whole[:, 1]

@@ -9,6 +9,7 @@ There are three kinds of node: *leaves* (a field of an input, of an output, of a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Union
@@ -33,7 +34,7 @@ class Expr:
     args: tuple[Expr, ...]
     attr: tuple
     varies: bool  # along the axis that `sum` reduces
-    order: int  # of creation: a canonical order for commutative operations, the same in every process
+    order: int  # what lies lower comes first: a canonical order for commutative operations, the same in every process
 
     def __new__(cls, op: str, args: Sequence[Expr] = (), attr: tuple = ()) -> Expr:
         key = (op, tuple(args), attr)
@@ -45,8 +46,8 @@ class Expr:
                 node.varies = op == "x"
             else:
                 node.varies = op == "hit" or (op not in REDUCTIONS and any(a.varies for a in node.args))
-            node.order = len(cls._interned)
-            cls._interned[key] = node
+            node.order = _order(*key)
+            node = cls._interned.setdefault(key, node)  # another thread may have been first
         return node
 
     def __reduce__(self):
@@ -100,6 +101,13 @@ class Expr:
         if self.leaf:
             return f"{self.op}{''.join(map(str, self.attr))}"
         return f"{self.op}{list(self.attr) if self.attr else ''}({', '.join(map(repr, self.args))})"
+
+
+def _order(op: str, args: tuple[Expr, ...], attr: tuple) -> int:
+    """The height above the leaves, then a digest of the structure: nothing in it depends on what was built before."""
+    height = 1 + max((a.order >> 64 for a in args), default=-1)
+    digest = hashlib.blake2b(repr((op, attr, [a.order for a in args])).encode(), digest_size=8).digest()
+    return height << 64 | int.from_bytes(digest, "big")
 
 
 def wrap(value: Scalar) -> Expr:

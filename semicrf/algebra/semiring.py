@@ -16,10 +16,11 @@ class Semiring:
     A subclass says what an element is and how elements combine::
 
         class Entropy(Semiring):
-            fields = "logz", "h"                        # an element is this tuple of scalars zero, one = (-inf, 0.0),
-            (0.0, 0.0) def lift(w): return w, 0.0                  # a potential as an element def mul(a, b): return
-            a.logz + b.logz, a.h + b.h def sum(x):                                 # n-ary sum over an axis; `plus` is
-            derived from it
+            fields = "logz", "h"                        # an element is this tuple of scalars
+            zero, one = (-inf, 0.0), (0.0, 0.0)
+            def lift(w): return w, 0.0                  # a potential as an element
+            def mul(a, b): return a.logz + b.logz, a.h + b.h
+            def sum(x):                                 # n-ary sum over an axis; `plus` is derived from it
                 logz = lse(x.logz)
                 p = ratio(x.logz, logz)
                 return logz, total(weigh(p, x.h + surprisal(x.logz, logz)))
@@ -40,8 +41,8 @@ class Semiring:
 
     fields: ClassVar[Any] = ()
     reads: ClassVar[Any] = None
-    zero: ClassVar[tuple[float, ...]] = ()
-    one: ClassVar[tuple[float, ...]] = ()
+    zero: ClassVar[Any] = ()
+    one: ClassVar[Any] = ()
     potentials: ClassVar[int] = 1
     gates: ClassVar[int | None] = None
     """How many leading potentials decide that an arc is forbidden (all of them -inf); None: every one."""
@@ -69,6 +70,11 @@ class Semiring:
                     f"{dict(cls.fields)} hold. Likely fix: give one number per scalar field."
                 )
             setattr(cls, name, tuple(map(float, element)))
+        if cls.potentials < 1 or not 1 <= (cls.gates or cls.potentials) <= cls.potentials:
+            raise SemiringError(
+                f"{cls.__name__}: got potentials = {cls.potentials}, gates = {cls.gates}; expected at least 1, and "
+                "gates from 1 to potentials, or None. Likely fix: gates = 1 where only the first model forbids."
+            )
         for name in ("lift", "mul", "sum"):
             if not callable(getattr(cls, name, None)):
                 raise SemiringError(f"{cls.__name__} has no {name}; expected a function of plain scalar operations.")

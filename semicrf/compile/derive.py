@@ -120,11 +120,10 @@ def reverse(outputs: Sequence[Expr], inputs: Sequence[Expr], name: str) -> Rever
     forward = set(postorder([_substitute(o, {k: v for k, v in known.items() if k not in outputs}) for o in outputs]))
     for node in left:
         inside = [n for n in postorder(node.args) if n.op in REDUCTIONS]
-        if node.op == "best" or (inside and node not in forward):
+        if inside and node not in forward:  # what is in `sum` can be computed as it was there
             raise SemiringError(
-                f"{name}: the reverse rule of sum keeps the reduction {node!r}, which "
-                + ("chooses" if node.op == "best" else f"is taken over another one, {inside[0]!r}")
-                + ". Two sweeps cannot compute it. Likely fix: carry the inner quantity as a field of its own."
+                f"{name}: the reverse rule of sum keeps the reduction {node!r}, which is taken over another one, "
+                f"{inside[0]!r}. Two sweeps cannot compute it. Likely fix: carry the inner one as a field of its own."
             )
     return Reverse(rule, left)
 

@@ -72,9 +72,12 @@ def evaluate(outputs: Sequence[Expr], inputs: Mapping[str, Sequence[Any]], terms
         elif node.op == "best":
             values[node] = _best([column(a) for a in args], node.attr[0])
         elif node.op == "top":
-            values[node] = _best([[values[a]] for a in args], node.attr[0])
+            rows = [_best([[v] for v in row], node.attr[0]) for row in zip(*map(column, args), strict=True)]
+            values[node] = rows if node.varies else rows[0]
         elif node.op in ("item", "where"):
-            values[node] = values[args[0]][node.attr[0]][node.op == "where"]
+            rank, which = node.attr[0], node.op == "where"
+            ranked = values[args[0]]
+            values[node] = [r[rank][which] for r in ranked] if args[0].varies else ranked[rank][which]
         elif node.op == "hit":
             i, n = node.attr
             values[node] = [float(values[args[0]] == place * n + i) for place in range(terms)]

@@ -67,7 +67,14 @@ class Program:
 
     @cached_property
     def sum(self) -> Outputs:
-        return self._trace("sum", self.semiring.sum, self._element("x"))
+        outputs = self._trace("sum", self.semiring.sum, self._element("x"))
+        for output in outputs:
+            if output.varies:
+                raise SemiringError(
+                    f"{self.name}.sum returned {output!r}, a number for every term; expected one number. Likely fix: "
+                    "reduce it with lse, total, largest, smallest or best."
+                )
+        return outputs
 
     @cached_property
     def act(self) -> Outputs:
@@ -120,16 +127,27 @@ class Program:
         """Name and digest: equal keys mean equal programs."""
         parts = (
             self.lift,
+            self._product,
             self.act,
             self.sum,
             self.read,
             self.semiring.zero,
             self.semiring.one,
             self.semiring.fields,
+            self.semiring.reads,
+            self.potentials,
             self.gates,
         )
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
         return f"{self.name}-{digest}"
+
+    @property
+    def _product(self) -> Outputs:
+        """`mul`, or nothing for a semiring that has an action alone (a dual of k-best)."""
+        try:
+            return self.mul
+        except SemiringError:
+            return ()
 
     def _ordered(self, outputs: Outputs) -> Outputs:
         """`top` of lists that are in order already becomes the list."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from semicrf.algebra.expr import Expr, postorder
+from semicrf.algebra.expr import REDUCTIONS, Expr, postorder
 from semicrf.compile.program import Program
 from semicrf.errors import SemiringError
 
@@ -74,12 +75,10 @@ def torch_source(program: Program) -> str:
     """The generated module for eager torch. Elements are tuples of tensors; reductions keep their axis."""
     lines = [f'"""{program.key}: generated from the text of the semiring; do not edit."""']
     for f in functions(program):
-        first = f.parameters.split(",")[0]
+        like = f"{f.parameters.split(',')[0]}[0]" + (".narrow(dim, 0, 1)" if f.name == "sum" else "")
         body, names = _statements([*f.outputs, *f.also])
         lines += ["", "", f"def {f.name}({f.parameters}):", f'    """{f.doc}"""', *(f"    {b}" for b in body)]
-        returned = ", ".join(
-            f"constant({names[o]}, {first}[0])" if o.value is not None else names[o] for o in f.outputs
-        )
+        returned = ", ".join(f"constant({names[o]}, {like})" if o.value is not None else names[o] for o in f.outputs)
         also = f", ({', '.join(names[o] for o in f.also)}{',' if f.also else ''})" if f.name == "sum" else ""
         lines.append(f"    return ({returned},){also}" if f.outputs else f"    raise NotImplementedError({f.doc!r})")
     return "\n".join(lines) + "\n"
@@ -96,12 +95,14 @@ def _statements(outputs: Sequence[Expr]) -> tuple[list[str], dict[Expr, str]]:
             names[node] = f"{node.op}[{node.attr[0]}]"
         else:
             names[node] = f"t{len(body)}"
-            body.append(f"{names[node]} = {_write(node, TORCH, names)}")
+            constants = [a for a in node.args if node.op in REDUCTIONS and a.value is not None]  # once for every term
+            written = {**names, **{a: f"constant({names[a]}, x[0])" for a in constants}} if constants else names
+            body.append(f"{names[node]} = {_write(node, TORCH, written)}")
     return body, names
 
 
 def _number(value: float) -> str:
-    return f'float("{value}")' if value in (float("inf"), float("-inf")) else repr(value)
+    return repr(value) if math.isfinite(value) else f'float("{value}")'
 
 
 def _write(node: Expr, table: Mapping[str, str], names: Mapping[Expr, str]) -> str:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from semicrf.algebra.expr import Expr, postorder, wrap
+from semicrf.compile.interpret import POINTWISE
 
 inf = math.inf
 ZERO, ONE = wrap(0.0), wrap(1.0)
@@ -76,9 +77,9 @@ IDENTITIES: dict[str, Callable[..., Expr | None]] = {
     "neg": _neg,
     "mul": _mul,
     "weigh": _weigh,
-    "exp": _constant(math.exp),
-    "recip": _constant(lambda v: 1 / v if v else inf),
-    "log": _constant(lambda v: math.log(v) if v else -inf),
+    "exp": _constant(POINTWISE["exp"]),
+    "recip": _constant(POINTWISE["recip"]),
+    "log": _constant(POINTWISE["log"]),
     "ratio": lambda x, t: ZERO if x.value == -inf else None,
 }
 

@@ -131,6 +131,48 @@ def axpy(x, u, i, v, j, n):
 
 
 @kernel
+def longest(K, t, s0, low, c, binds):
+    """The longest duration of a segment of label c that ends at t and starts at s0 or later, where it may."""
+    return min(K, t - max(s0, low[t - 1, c])) if binds else min(K, t - s0)
+
+
+@kernel
+def linear(u, f, w, h, D, dp, c, s0, t0, n, low, binds, payload, acc, acc1, out, out1):
+    """Add a tile of destinations: weights u and w, means f and h; sources lie in reverse order of time."""
+    K = D.shape[1]
+    for k in range(K):
+        acc[k] = 0.0
+        acc1[k] = 0.0
+    for q in range(n):
+        last = longest(K, t0 + q, s0, low, c, binds)
+        i = n - 1 - q  # the source t - 1, of duration 1
+        if last > 0 and w[q] > 0.0:
+            axpy(w[q], u, i, acc, 0, last)
+            if payload:
+                for k in range(last):
+                    acc1[k] += w[q] * u[i + k] * (f[i + k] + h[q])
+    for k in range(K):
+        y = D[c, K - 1 - k]
+        out[k, c] += acc[k] * y
+        if payload and y > 0.0:
+            out1[k, c] += (acc1[k] + acc[k] * dp[c, K - 1 - k]) * y
+
+
+@kernel
+def logarithmic(u, f, w, h, logd, dp, c, s0, t0, n, low, binds, payload, out, out1):
+    """The same where frames lie too far above log Z: u and w are logarithms."""
+    K = logd.shape[1]
+    for q in range(n):
+        i = n - 1 - q
+        for k in range(longest(K, t0 + q, s0, low, c, binds)):
+            p = np.exp(u[i + k] + w[q] + logd[c, K - 1 - k])
+            if p > 0.0:
+                out[k, c] += p
+                if payload:
+                    out1[k, c] += p * (f[i + k] + h[q] + dp[c, K - 1 - k])
+
+
+@kernel
 def durations(
     gl, be, hg, hb, P, Pp, es, ee, esp, eep, low, binds, D, logd, dtop, dp, L, log_z, mean, payload, out, out1
 ):
@@ -172,37 +214,14 @@ def durations(
                         h[q] = 0.0
             if fu == -np.inf or fw == -np.inf:
                 continue
-            over = fu + fw + dtop[c]
-            if over < ROOM:
-                half = np.exp(0.5 * over)
-                for k in range(K):
-                    acc[k] = 0.0
-                    acc1[k] = 0.0
+            if fu + fw + dtop[c] < ROOM:
+                half = np.exp(0.5 * (fu + fw + dtop[c]))
                 for i in range(m):
                     u[i] = exp(u[i] - fu) * half
                 for q in range(n):
-                    x = exp(w[q] - fw) * half
-                    t = t0 + q
-                    last = min(K, t - max(s0, low[t - 1, c])) if binds else min(K, t - s0)
-                    i = n - 1 - q  # the source t - 1, of duration 1
-                    if last > 0 and x > 0.0:
-                        axpy(x, u, i, acc, 0, last)
-                        if payload:
-                            for k in range(last):
-                                acc1[k] += x * u[i + k] * (f[i + k] + h[q])
-                for k in range(min(K, m)):
-                    y = D[c, K - 1 - k]
-                    out[k, c] += acc[k] * y
-                    if payload and y > 0.0:
-                        out1[k, c] += (acc1[k] + acc[k] * dp[c, K - 1 - k]) * y
+                    w[q] = exp(w[q] - fw) * half
+                linear(u, f, w, h, D, dp, c, s0, t0, n, low, binds, payload, acc, acc1, out, out1)
             else:
                 for q in range(n):
-                    t = t0 + q
-                    last = min(K, t - max(s0, low[t - 1, c])) if binds else min(K, t - s0)
-                    i = n - 1 - q
-                    for k in range(last):
-                        p = np.exp(u[i + k] + w[q] + dtop[c] + logd[c, K - 1 - k])
-                        if p > 0.0:
-                            out[k, c] += p
-                            if payload:
-                                out1[k, c] += p * (f[i + k] + h[q] + dp[c, K - 1 - k])
+                    w[q] += dtop[c]
+                logarithmic(u, f, w, h, logd, dp, c, s0, t0, n, low, binds, payload, out, out1)
