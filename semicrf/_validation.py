@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
+from semicrf._checks import check_shape, check_tensor
 from semicrf.engine.arcs import _inside
 from semicrf.engine.layout import MASKS
 from semicrf.errors import bad_input
@@ -35,6 +36,15 @@ def lengths(value: Tensor | Sequence[int] | None, potentials: Potentials) -> Ten
             "lengths", f"device {given.device}", potentials.device, f"lengths.to({str(potentials.device)!r})."
         )
     return given.to(potentials.device, torch.int64).reshape(B)
+
+
+def sequence_ids(value: Tensor | None, potentials: Potentials) -> Tensor:
+    """int64 (B,): what each sequence's draws are keyed by; its index in the batch where None."""
+    if value is None:
+        return torch.arange(potentials.B, device=potentials.device)
+    check_tensor("sequence_id", value, "integer", potentials.device)
+    check_shape("sequence_id", value, potentials.batch_shape, "one id per sequence")
+    return value.long().reshape(potentials.B)
 
 
 def wanted(validate_args: bool | None, potentials: Potentials, lengths: Tensor | None = None) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
-from semicrf._checks import check_shape, check_tensor
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCount, Max, Semiring
 from semicrf.compile import compiled, dual
 from semicrf.constraints import Evidence, as_segments
@@ -63,9 +62,8 @@ class SemiCRFDistribution(Distribution):
         backend: str = "auto", validate_args: bool | None = None,
     ):  # fmt: skip
         if not isinstance(potentials, Potentials):
-            raise bad_input(
-                "potentials", f"a {type(potentials).__name__}", "FactoredPotentials(emission, ...) or another"
-            )
+            got = f"a {type(potentials).__name__}"
+            raise bad_input("potentials", got, "a potentials object", "FactoredPotentials(emission, ...).")
         self.potentials, self.backend = potentials, choose(backend)
         self.T, self.K, self.C = potentials.T, potentials.K, potentials.C
         self._lengths = _validation.lengths(lengths, potentials)
@@ -97,6 +95,14 @@ class SemiCRFDistribution(Distribution):
             if isinstance(given, SemiCRFDistribution) and self._checked and (given._lengths != self._lengths).any():
                 raise bad_input("other model", f"lengths {given.lengths.tolist()}", self.lengths.tolist())
         return [m.parts for m in models]
+
+    def _quantity(self, f: Potentials) -> dict[str, Tensor]:
+        """The parts of an additive quantity, 0 where this model's part forbids."""
+        self._others([f])
+        kept = f.ignoring(self.potentials)
+        if self._checked:
+            _validation.values(kept, self._lengths)
+        return kept.parts
 
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
         """The total of any semiring over all segmentations, as a NamedTuple of its fields, each ``(...)`` or ``(...,
@@ -141,10 +147,7 @@ class SemiCRFDistribution(Distribution):
         marks, labels, best = self._inference.best()
         return self._segments(marks, labels, (), score=self._shaped(best))
 
-    @property
-    def mode(self) -> Segments:
-        """Alias of `argmax`, as torch.distributions has it."""
-        return self.argmax
+    mode = argmax
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
@@ -184,11 +187,11 @@ class SemiCRFDistribution(Distribution):
 
     def expectation(self, f: Potentials) -> Tensor:
         """``(...)``: the mean of an additive quantity whose values `f` holds; ignored where the probability is 0."""
-        return self._shaped(self._inference.total(Expectation, *self._others([f]))[1])
+        return self._shaped(self._inference.total(Expectation, self._quantity(f))[1])
 
     def covariance(self, f: Potentials, g: Potentials) -> Tensor:
         """``(...)``: the covariance of two additive quantities: the derivative of E[f] when the scores move along g."""
-        return self._shaped(self._inference.total(dual(Expectation), *self._others([f, g]), {})[3])
+        return self._shaped(self._inference.total(dual(Expectation), self._quantity(f), self._quantity(g), {})[3])
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
@@ -245,13 +248,9 @@ class SemiCRFDistribution(Distribution):
             generator: where the one 64-bit seed of this call comes from; torch's default generator otherwise.
             sequence_id: int64 ``(...)``, what a sequence's draws are keyed by; its index in the batch by default.
         """
-        shape, B = torch.Size(sample_shape), self._lengths.shape[0]
+        shape = torch.Size(sample_shape)
         seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
-        ids = torch.arange(B, device=self._lengths.device)
-        if sequence_id is not None:
-            check_tensor("sequence_id", sequence_id, "integer", self._lengths.device)
-            check_shape("sequence_id", sequence_id, self.batch_shape, "one id per sequence")
-            ids = sequence_id.long().reshape(B)
+        ids = _validation.sequence_ids(sequence_id, self.potentials)
         marks, labels = self._inference.sample(seed, shape.numel(), ids)
         return self._segments(marks, labels, tuple(shape))
 

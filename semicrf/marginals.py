@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from semicrf.segments import Segments
@@ -39,7 +40,7 @@ class Marginals:
     @property
     def boundary(self) -> Tensor:
         """(..., T): the probability that a segment starts at t."""
-        return self._expected("segment_start").sum(-1)
+        return reduce(self._expected("segment_start"), "... t c -> ... t", "sum")
 
     @property
     def position(self) -> Tensor:

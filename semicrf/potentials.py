@@ -71,6 +71,12 @@ class Potentials:
         moved = self.map(lambda x: x.to(*args, **kwargs))
         return moved.replace({n: t.to(moved.device) if n in MASKS else t for n, t in moved.parts.items()})
 
+    def ignoring(self, model: Potentials) -> Potentials:
+        """The same with 0 wherever the same part of `model` is -inf."""
+        both = self.parts.keys() & model.parts.keys() - MASKS
+        holes = {n: model.parts[n] == -inf for n in both}
+        return self.replace({n: torch.where(holes[n], 0.0, t) if n in both else t for n, t in self.parts.items()})
+
     def __getitem__(self, index: Any) -> Potentials:
         """Index the batch axes; the others stay whole, also behind an Ellipsis."""
         index, n = index if isinstance(index, tuple) else (index,), len(self.batch_shape)

@@ -38,6 +38,12 @@ are differences of large ones.
 """
 
 
+LONG = {1.0: 1e-10, 10.0: 1e-9, 100.0: 1e-8}
+"""Between two float64 backends on long inputs, by the scale of the scores. Log Z is of size T x scale, up to 4e4 here,
+so its rounding is 1e-16 x 4e4; a gradient of a mean is a difference of means of that size, summed over T positions.
+"""
+
+
 # ------------------------------------------------------------------ semirings
 @dataclass(frozen=True)
 class Row:
@@ -183,7 +189,8 @@ def draw(
     unread: float | None = None,
 ) -> Batch:
     """A random batch. `holes`: how often an entry is -inf, for all or by sequence (shared parts take the first one's);
-    `ties`: integers; `unread`: what stands wherever no segmentation reads. The same arguments give the same tensors."""
+    `ties`: integers; `unread`: what stands wherever no segmentation reads. The same arguments give the same tensors.
+    """
     generator = torch.Generator().manual_seed(seed)
     rates = holes if isinstance(holes, tuple) else (holes,) * len(lengths)
     models = []

@@ -16,7 +16,17 @@ from semicrf.segments import check_tiling
 THRESHOLD = 1e-5
 """Of the p-value of a chi-square test. There are some 150 of them, so a right sampler fails this file for one of 700
 choices of its seeds, which are fixed; `test_the_chi_square_test_sees_a_wrong_distribution` shows that a wrong one
-gives far less."""
+gives far less.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that share a large tensor wait for each other: a hundred times slower where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # --- Philox ---

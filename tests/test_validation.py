@@ -219,9 +219,7 @@ def test_segments_by_hand_are_checked_too():
 
 def test_arguments_of_the_wrong_kind():
     d = case("factored").d
-    with pytest.raises(
-        InputError, match=r"potentials: got a Tensor; expected a potentials object. Likely fix: FactoredPotentials"
-    ):
+    with pytest.raises(InputError, match=r"potentials: got a Tensor; expected .*FactoredPotentials"):
         SemiCRFDistribution(torch.zeros(2, 5, 3))  # pyright: ignore[reportArgumentType]
     for f in (d.kl, d.cross_entropy, d.expectation, d.variance):
         with pytest.raises(InputError, match="other model: got a Tensor; expected potentials or a SemiCRFDistribution"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from semicrf.algebra.expr import REDUCTIONS, Expr, postorder
+from semicrf.compile.derive import stored_ids
 from semicrf.compile.program import Program
 from semicrf.errors import SemiringError
 
@@ -46,24 +47,33 @@ LATEX = {
 
 def functions(program: Program) -> list[Function]:
     """The functions an engine calls, in the order in which they are printed."""
-    from semicrf.compile.derive import stored_ids
-
     places = tuple(stored_ids(program.sum))
-    made = [
+    return [
         Function("lift", "w", program.lift, "Potentials as an element."),
+        _where_defined("mul", "a, b", lambda: program.mul, "The product of two elements."),
         Function("act", "a, w", program.act, "The product of an element and lifted potentials."),
         Function("act_vjp", "g, a, w", program.act_reverse, "Cotangents of the element, then of the potentials."),
         Function("sum", "x, dim", program.sum, "The sum over an axis, and where its choices were found.", also=places),
-        Function(
-            "sum_vjp", "g, y, x, id, dim", program.reverse.outputs, f"Cotangents of the terms; {_sweeps(program)}."
+        _where_defined(
+            "sum_vjp",
+            "g, y, x, id, dim",
+            lambda: program.reverse.outputs,
+            "Cotangents of the terms, by {sweeps}.",
+            program,
         ),
         Function("read", "a", program.read, "What `reduce` reports."),
     ]
+
+
+def _where_defined(
+    name: str, parameters: str, outputs: Callable[[], tuple[Expr, ...]], doc: str, program: Program | None = None
+) -> Function:
+    """A function that some semirings lack (a product of k-best lists, say): its text says why."""
     try:
-        made.insert(1, Function("mul", "a, b", program.mul, "The product of two elements."))
-    except SemiringError as error:  # a dual of k-best has an action but no product; the text says so
-        made.insert(1, Function("mul", "a, b", (), f"Not defined: {error}"))
-    return made
+        made = outputs()
+        return Function(name, parameters, made, doc.format(sweeps=_sweeps(program)) if program else doc)
+    except SemiringError as error:
+        return Function(name, parameters, (), f"Not defined: {error}")
 
 
 def _sweeps(program: Program) -> str:

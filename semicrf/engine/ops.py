@@ -6,8 +6,8 @@ that has its reverse registered is used instead: Dynamo does not take an autogra
 register_autograd alone would make `torch.func.jvp` zero in silence.
 
 Derivatives of derivatives need no tape: the Hessian-vector product of a semiring is the gradient of its dual
-(`compile.dual`), run by the same operators. So every order exists for semirings whose sum is smooth, and the ones that
-choose are piecewise linear.
+(`compile.dual`), run by the same operators. So every order exists as far as the duals' reverse rules take two sweeps at
+most (for Log any, for CrossEntropy and KL the second); the semirings that choose are piecewise linear.
 """
 
 # pyright: reportIncompatibleMethodOverride=false, reportFunctionMemberAccess=false
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
 from semicrf.engine import walk
@@ -163,6 +164,14 @@ def _duals(spec: Spec, directions: Sequence[Tensor | None]) -> tuple[Spec, list[
     return spec.tangent(key, [d is not None for d in directions]), [d for d in directions if d is not None]
 
 
+def _below(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors without the tangents of the level whose jvp runs. torch runs a jvp with forward mode off, for that level
+    and for those around it, so a jvp of a jvp would be wrong in silence (pytorch/pytorch#197867): it is turned on
+    again, below this level.
+    """
+    return [forward_ad.unpack_dual(t, level=0).primal for t in tensors]
+
+
 class Scan(torch.autograd.Function):
     """(spec, keep, lengths, *tensors) -> state; differentiable in the tensors, through `value` alone."""
 
@@ -188,11 +197,12 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _spec, _keep, _lengths, *directions):
-        lengths, *rest = ctx.saved_tensors
-        value, tensors = rest[0], rest[N:]
-        spec, given = _duals(ctx.spec, directions)
-        along = Scan.apply(spec, False, lengths, *tensors, *given)[0][value.shape[0] :]
-        return torch.where(value.isfinite(), along, 0.0), *[None] * (N - 1)
+        with forward_ad._set_fwd_grad_enabled(True):
+            lengths, *rest = _below(ctx.saved_tensors)
+            value, tensors = rest[0], rest[N:]
+            spec, given = _duals(ctx.spec, directions)
+            along = Scan.apply(spec, False, lengths, *tensors, *given)[0][value.shape[0] :]
+            return torch.where(value.isfinite(), along, 0.0), *[None] * (N - 1)
 
     @staticmethod
     def vmap(info, in_dims, spec, keep, lengths, *tensors):
@@ -224,11 +234,15 @@ class ScanVJP(torch.autograd.Function):
 
     @staticmethod
     def _along(
-        ctx, directions: Sequence[Tensor | None], seeds: Sequence[Tensor], wanted: tuple[bool, ...]
+        spec: Spec,
+        saved: Sequence[Tensor],
+        directions: Sequence[Tensor | None],
+        seeds: Sequence[Tensor],
+        wanted: tuple[bool, ...],
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """The derivative of the value along `directions`, and the gradient of ``seeds . (value, that derivative)``."""
-        lengths, _, value, *tensors = ctx.saved_tensors
-        spec, given = _duals(ctx.spec, directions)
+        lengths, _, value, *tensors = saved
+        spec, given = _duals(spec, directions)
         state = Scan.apply(spec, True, lengths, *tensors, *given)
         finite = value.isfinite()
         seed = torch.cat([torch.where(finite, s, 0.0) for s in seeds])
@@ -241,15 +255,17 @@ class ScanVJP(torch.autograd.Function):
         _, cotangent, *_ = ctx.saved_tensors
         directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
         wanted = tuple(ctx.needs_input_grad[4 + N :])
-        along, grads = ScanVJP._along(ctx, directions, [torch.zeros_like(cotangent), cotangent], wanted)
+        seeds = [torch.zeros_like(cotangent), cotangent]
+        along, grads = ScanVJP._along(ctx.spec, ctx.saved_tensors, directions, seeds, wanted)
         pulled = (g if w else None for g, w in zip(grads, wanted, strict=True))
         return None, None, None, along, *[None] * N, *pulled
 
     @staticmethod
     def jvp(ctx, _spec, _wanted, _lengths, cotangent_dot, *rest):
-        _, cotangent, *_ = ctx.saved_tensors
-        dot = torch.zeros_like(cotangent) if cotangent_dot is None else cotangent_dot
-        return tuple(ScanVJP._along(ctx, rest[N:], [dot, cotangent], ctx.wanted)[1])
+        with forward_ad._set_fwd_grad_enabled(True):
+            saved = _below(ctx.saved_tensors)
+            dot = torch.zeros_like(saved[1]) if cotangent_dot is None else cotangent_dot
+            return tuple(ScanVJP._along(ctx.spec, saved, rest[N:], [dot, saved[1]], ctx.wanted)[1])
 
     @staticmethod
     def vmap(info, in_dims, spec, wanted, lengths, cotangent, *rest):

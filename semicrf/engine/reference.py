@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from semicrf.compile import Program, load, torch_source
@@ -155,7 +156,7 @@ def scan(
             alphas.append(alpha)
             alpha_ids.append(ids)
         if t < T:
-            into = algebra.act(alpha[:, :, None, :, None], [a.transition(t) for a in arcs])
+            into = algebra.act(rearrange(alpha, "d b previous -> d b 1 previous 1"), [a.transition(t) for a in arcs])
             g, ids = algebra.sum(into.expand(-1, B, columns, C, C), -2)
             windows.put(t, g)
             if keep:
@@ -191,6 +192,7 @@ def scan_vjp(
 
     A field that is not finite (an impossible sequence, an infinite divergence) has no gradient.
     """
+    assert program.reverse is not None  # raises here, with the reason, where a semiring has no reverse rule
     algebra = Algebra(program, lengths.device)
     arcs = [Arcs(m, lengths, T, K, C) for m in models]
     counts = [Counts(a, w) for a, w in zip(arcs, wanted, strict=True)]
@@ -213,10 +215,10 @@ def scan_vjp(
         alpha = state.alpha[:, :, t]
         alpha_bar = torch.where((lengths == t)[:, None], last_bar, 0.0)
         if t < T:
-            x = alpha[:, :, None, :, None].expand(-1, -1, columns, -1, C)
+            x = repeat(alpha, "d b previous -> d b column previous next", column=columns, next=C)
             w = [a.transition(t) for a in arcs]
             into, gw = algebra.pull(g_bar[:, :, t], state.g[:, :, t], state.g_id[:, :, t], x, w, -2)
-            alpha_bar = alpha_bar + into.sum((2, 4))
+            alpha_bar = alpha_bar + reduce(into, "d b column previous next -> d b previous", "sum")
             spread("transition", gw, t)
         sources = arcs[0].sources(t)
         here = windows.index(sources)

@@ -22,8 +22,11 @@ inf = float("inf")
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether this engine runs a semiring over models with these parts."""
-    factors = not parts & {"segment", "edge", "duration_transition"}
-    return device.type == "cpu" and factors and loglinear(program) is not None
+    form = loglinear(program)
+    if device.type != "cpu" or form is None or parts & {"segment", "edge", "duration_transition"}:
+        return False
+    # Which paths a model's required starts forbid is no sum over arcs, so another model's mean cannot carry it.
+    return not (program.potentials > 1 and "required" in parts and any(any(m.plus) for m in form.means))
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Run:
     mean: Mean | None
     tables: Tables
     violations: Tables | None  # counts what the payload's models forbid beyond the weight, where they do
+    limit: float  # the mean, where that has weight
 
 
 def _form(program: Program) -> LogLinear:
@@ -47,12 +51,12 @@ def _runs(form: LogLinear, models: list[dict[str, Array]], B: int, T: int, K: in
     for n, w in enumerate(form.weights):
         weight = models[w.potential] if w.potential is not None else counting(models[0])
         for mean in [m for m in form.means if m.weight == n] or [None]:
-            payload = violations = None
+            payload, violations, limit = None, None, 0.0
             if mean is not None:
                 payload = combined(models, mean.payload)
-                marks = forbids_more(weight, models, mean.payload)
+                marks, limit = forbids_more(weight, models, mean.payload)
                 violations = Tables(weight, marks, B, T, K, C) if marks else None
-            runs.append(Run(n, mean, Tables(weight, payload, B, T, K, C), violations))
+            runs.append(Run(n, mean, Tables(weight, payload, B, T, K, C), violations, limit))
     return runs
 
 
@@ -106,7 +110,7 @@ def scan(
         if r.mean is not None:
             value[i, b] = mean
         if r.violations is not None and _total(*_sweep(r.violations, b, L, False, None), r.violations, b)[1] > 0:
-            value[i, b] = inf
+            value[i, b] = r.limit
 
     run([lambda r=r, b=b: task(r, b) for r in runs for b in range(B)], sum(rows) * C * (K + C) * len(runs))
     for mean in form.means:

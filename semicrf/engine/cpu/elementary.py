@@ -5,6 +5,8 @@ library's loops rely on them. No NaN or infinity is assumed away: the fast-math 
 reordered.
 """
 
+# pyright: reportCallIssue=false
+# (an intrinsic is called without its first parameter, which numba passes)
 from __future__ import annotations
 
 import numpy as np

@@ -46,30 +46,22 @@ def combined(models: list[dict[str, Array]], coefficients: tuple[float, ...]) ->
 
 def forbids_more(
     weight: dict[str, Array], models: list[dict[str, Array]], coefficients: tuple[float, ...]
-) -> dict[str, Array]:
-    """A payload that counts, along a path, what the other models forbid; empty where they forbid nothing that `weight`
-    allows.
+) -> tuple[dict[str, Array], float]:
+    """A payload that counts, along a path, what other models forbid and `weight` allows; and what the mean then is.
+
+    Empty where they forbid nothing more.
     """
     marks: dict[str, Array] = {}
-
-    def add(name: str, mark: Array) -> None:
-        marks[name] = marks[name] + mark if name in marks else mark
-
+    limits = set()
     for model, c in zip(models, coefficients, strict=True):
-        if c == 0 or model is weight:
-            continue
         for name, part in model.items():
-            if name in MASKS:  # a required start that a segment passes over: marked where passed, less where started
-                mark = (part & ~weight[name] if name in weight else part)[..., None].astype(np.float64)
-                if mark.any():
-                    C = next(p.shape[-1] for n, p in weight.items() if n not in MASKS)
-                    mark = np.repeat(mark, C, -1)
-                    mark[:, 0] = 0.0
-                    add("emission", mark)
-                    add("segment_start", -mark)
-            elif (mark := (part == -inf) & (weight[name] > -inf if name in weight else True)).any():
-                add(name, mark.astype(np.float64))
-    return marks
+            if c == 0 or model is weight or name in MASKS:
+                continue
+            mark = (part == -inf) & (weight[name] > -inf if name in weight else True)
+            if mark.any():
+                marks[name] = marks[name] + mark if name in marks else mark.astype(np.float64)
+                limits.add(-inf if c > 0 else inf)
+    return marks, limits.pop() if len(limits) == 1 else np.nan
 
 
 class Tables:

@@ -1,0 +1,132 @@
+"""The CPU backend against the reference where enumeration cannot go: long, wide, far apart, masked."""
+
+from __future__ import annotations
+
+import oracle
+import pytest
+import torch
+from tables import LONG
+
+from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, Log, LogCount, Max, Semiring, Std
+from semicrf.compile import compiled, dual
+from semicrf.compile.loglinear import Mean, Weight, loglinear
+from semicrf.engine import ops
+from semicrf.engine.dispatch import BACKENDS, serving
+from semicrf.engine.layout import Spec, flat, layout
+from semicrf.errors import BackendError
+
+pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="numba is not installed")
+
+SIZES = [(40, 7, 3), (90, 33, 2), (150, 60, 3), (100, 1, 4), (35, 100, 2)]
+PARTS = tuple(name for name in oracle.FACTORED if name != "duration_transition")
+inf = float("inf")
+
+
+def models(semiring: type[Semiring], size: tuple[int, int, int], scale: float, holes: float, seed: int) -> list[dict]:
+    """Parts for two sequences; a quantity whose mean is asked for is finite."""
+    T, K, C = size
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for i in range(semiring.potentials):
+        model = oracle.random_model(T, K, C, generator=generator, holes=holes, scale=scale, parts=PARTS)
+        parts = {n: t.detach()[None].repeat(2, *[1] * t.dim()) for n, t in model.parts.items()}
+        if i >= (compiled(semiring).gates):
+            parts = {n: torch.where(t == -inf, 0.0, t) for n, t in parts.items()}
+        drawn.append({n: t.requires_grad_() for n, t in parts.items()})
+    return drawn
+
+
+def run(semiring: type[Semiring], parts: list[dict], lengths: torch.Tensor, size: tuple, backend: str):
+    spec = Spec(compiled(semiring).key, backend, layout(parts), *size)
+    value = ops.scan(spec, lengths, flat(parts)).value
+    finite = torch.where(value.isfinite(), value, 0.0)
+    cotangent = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view_as(value)
+    leaves = [t for t in flat(parts) if t.is_floating_point()]
+    grads = torch.autograd.grad((finite * cotangent).sum(), leaves, allow_unused=True, materialize_grads=True)
+    return value.detach(), grads
+
+
+def check(semiring: type[Semiring], parts: list[dict], size: tuple, scale: float) -> None:
+    lengths = torch.tensor([size[0], max(1, size[0] - 3)])
+    value, grads = run(semiring, parts, lengths, size, "cpu")
+    wanted, expected = run(semiring, parts, lengths, size, "reference")
+    finite = wanted.isfinite()
+    assert torch.equal(value[~finite], wanted[~finite])
+    assert ((value - wanted)[finite].abs() <= LONG[scale] * (1 + wanted[finite].abs())).all()
+    for got, want in zip(grads, expected, strict=True):
+        assert got.isfinite().all()
+        assert (got - want).abs().max() <= LONG[scale] * (1 + want.abs().max())
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("semiring", [Log, Std, Entropy, CrossEntropy, KL, LogCount, Expectation, dual(Log)])
+def test_long_and_far_apart(semiring, size, scale):
+    check(semiring, models(semiring, size, scale, 0.0, seed=1), size, scale)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("semiring", [Log, Entropy, CrossEntropy, KL, Expectation])
+def test_masks(semiring, size):
+    """-inf anywhere, a least duration, required starts: windows that are cut, empty, or of the far end alone."""
+    parts = models(semiring, size, 1.0, 0.1, seed=2)
+    with torch.no_grad():
+        for model in parts[: compiled(semiring).gates]:
+            model["duration"][:, : size[1] // 2] = -inf
+    check(semiring, parts, size, 1.0)
+    if compiled(semiring).gates == 1:
+        parts[0]["required"] = torch.rand(2, size[0], generator=torch.Generator().manual_seed(3)) < 0.1
+        check(semiring, parts, size, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("sticky", lambda p: p["transition"].masked_fill_(~torch.eye(3, dtype=torch.bool), -50.0)),
+        ("labels never mix", lambda p: p["transition"].masked_fill_(~torch.eye(3, dtype=torch.bool), -inf)),
+        ("only the longest", lambda p: p["duration"][:, :-1].fill_(-inf)),
+        ("durations over 1000 nats", lambda p: p["duration"].sub_(torch.arange(30)[:, None] * 35.0)),
+        ("labels drift apart", lambda p: p["emission"].add_(torch.tensor([-9.0, 0.0, 9.0]))),
+        ("a cliff", lambda p: p["emission"][:, 40:60].sub_(torch.tensor([0.0, 400.0, 800.0]))),
+        ("a spike", lambda p: p["emission"][:, 50, 1].add_(900.0)),
+    ],
+)
+@pytest.mark.parametrize("semiring", [Log, Entropy])
+def test_what_a_linear_domain_cannot_hold(semiring, name, change):
+    """Sums that underflow beside others are done again exactly: each of these breaks a window with one fixed frame."""
+    size = (120, 30, 3)
+    parts = models(semiring, size, 1.0, 0.0, seed=4)
+    with torch.no_grad():
+        change(parts[0])
+    check(semiring, parts, size, 10.0)
+
+
+def test_threads_change_no_bit():
+    size, threads = (400, 50, 8), torch.get_num_threads()
+    parts = models(Entropy, size, 1.0, 0.0, seed=5)
+    found = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            value, grads = run(Entropy, parts, torch.tensor([400, 371]), size, "cpu")
+            found.append([value, *grads])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_form_is_read_off_the_functions():
+    assert loglinear(compiled(Max)) is None
+    form = loglinear(compiled(KL))
+    assert form is not None
+    assert form.weights == (Weight(0, 0), Weight(1, 1))
+    assert form.means == (Mean(2, 0, payload=(1.0, -1.0), plus=(-1.0, 1.0)),)
+
+
+def test_what_it_serves_and_says_of_the_rest():
+    device = torch.device("cpu")
+    assert serving("auto", compiled(Entropy), {"emission", "duration"}, device) is BACKENDS["cpu"]
+    assert serving("auto", compiled(Max), {"emission"}, device) is BACKENDS["reference"]
+    with pytest.raises(BackendError, match=r"'cpu' does not run Log over models with the parts \['segment'\].*auto"):
+        serving("cpu", compiled(Log), {"segment"}, device)
