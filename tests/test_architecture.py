@@ -19,7 +19,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "errors": (("semicrf.errors",), frozenset()),
     "algebra": (("semicrf.algebra",), frozenset()),
     "compile": (("semicrf.compile",), frozenset()),
-    "engine": (("semicrf.engine",), frozenset({"torch", "numpy", "numba", "llvmlite", "triton"})),
+    "engine": (("semicrf.engine",), frozenset({"torch", "numpy", "einops", "numba", "llvmlite", "triton"})),
     "public": (("semicrf",), frozenset({"torch", "numpy", "einops", "matplotlib", "tqdm"})),
     "nn": (("semicrf.nn",), frozenset({"torch", "einops"})),
     "top": (("semicrf.__main__",), frozenset({"torch", "numpy", "triton", "matplotlib", "tqdm"})),

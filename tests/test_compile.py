@@ -169,8 +169,7 @@ def test_a_rule_that_would_need_a_third_sweep_is_refused_with_the_reason():
     reason = r"Shifted: the reverse rule of sum keeps the reduction total\(.+\), which is taken over another one, "
     with pytest.raises(SemiringError, match=reason + r"total\(x1\)\. Two sweeps cannot.*Likely fix: carry the inner"):
         _ = compiled(Shifted).reverse
-    with pytest.raises(SemiringError, match=reason):
-        explain(Shifted)
+    assert re.search(reason, explain(Shifted))  # the generated text says so where the function would stand
 
 
 def test_what_chooses_pointwise_has_no_reverse_rule_and_never_a_zero_one():

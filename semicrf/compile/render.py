@@ -58,7 +58,7 @@ def functions(program: Program) -> list[Function]:
             "sum_vjp",
             "g, y, x, id, dim",
             lambda: program.reverse.outputs,
-            "Cotangents of the terms, by {sweeps}.",
+            "Cotangents of the terms; {sweeps}.",
             program,
         ),
         Function("read", "a", program.read, "What `reduce` reports."),
