@@ -16,6 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ POSITIONAL = ("emission", "segment_start", "segment_end", "segment", "edge")
 PARTS = (*FACTORED, "segment", "edge")
 
 
-def shapes(T: int | None, K: int | None, C: int) -> dict[str, tuple]:
+def shapes(T: Any, K: Any, C: Any) -> dict[str, tuple]:
     """The shape of every part."""
     return {
         "emission": (T, C),
@@ -81,7 +82,10 @@ class Model:
                 if sizes[axis] not in (None, size):
                     raise ValueError(f"{name}: {axis} = {size}, but it is {sizes[axis]} elsewhere")
                 sizes[axis] = size
-        self.T, self.K, self.C = sizes["T"], sizes["K"], sizes["C"]
+        # Any: an axis that no part has is None, and every model that is enumerated has all three
+        self.T: Any = sizes["T"]
+        self.K: Any = sizes["K"]
+        self.C: Any = sizes["C"]
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -90,7 +94,9 @@ class Model:
 
     def replace(self, **parts: Tensor | None) -> Model:
         """A copy with some parts replaced."""
-        return Model(**({**self.parts, "max_duration": self.K} | parts))
+        kept: dict[str, Any] = {**self.parts, "max_duration": self.K}
+        kept.update(parts)
+        return Model(**kept)
 
 
 def terms(y: Segmentation) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -206,7 +212,7 @@ def _possible(all_scores: Tensor) -> Tensor:
 
 def _constant(value: float, *all_scores: Tensor) -> Tensor:
     """A constant that autograd can differentiate, with gradient zero everywhere."""
-    return value + sum((s[_possible(s)] * 0.0).sum() for s in all_scores)
+    return value + torch.stack([(s[_possible(s)] * 0.0).sum() for s in all_scores]).sum()
 
 
 def _logz(all_scores: Tensor) -> Tensor:
@@ -265,8 +271,14 @@ def _kl(s: Tensor, r: Tensor) -> dict[str, Tensor]:
     return {"logp": _logz(s), "logq": _logz(r), "kl": _divergence(s, r, lambda log_p, log_q: log_p - log_q)}
 
 
-_ONE = {"Log": _log, "Max": _max, "Std": _std, "Entropy": _entropy, "LogCount": _log_count}
-_TWO = {"CrossEntropy": _cross_entropy, "KL": _kl}
+_ONE: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "Log": _log,
+    "Max": _max,
+    "Std": _std,
+    "Entropy": _entropy,
+    "LogCount": _log_count,
+}
+_TWO: dict[str, Callable[..., dict[str, Tensor]]] = {"CrossEntropy": _cross_entropy, "KL": _kl}
 
 
 def values(
@@ -283,8 +295,8 @@ def values(
     length = _length(models[0], length)
     vectors = [_scores(model, length, models[0].K, models[0].C) for model in models]
     if name == "KMax":
-        return _kmax(*vectors, k)
-    return {**_ONE, **_TWO}[name](*vectors)
+        return _kmax(vectors[0], 1 if k is None else k)
+    return (_TWO if name in _TWO else _ONE)[name](*vectors)
 
 
 def best_path(model: Model, length: int | None = None) -> Segmentation:
@@ -399,9 +411,9 @@ def probability(model: Model, event: Callable[[Segmentation], bool], length: int
 
 def consistent(
     y: Segmentation,
-    labels: Sequence[int] | None = None,
-    allowed: Sequence[Sequence[bool]] | None = None,
-    boundary: Sequence[int] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
+    allowed: Sequence[Sequence[bool]] | Tensor | None = None,
+    boundary: Sequence[int] | Tensor | None = None,
     segments: Sequence[Segment] | None = None,
 ) -> bool:
     """Whether y agrees with evidence (sequences or tensors): a label at each position (-1 unobserved; equal neighbours

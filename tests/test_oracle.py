@@ -29,8 +29,7 @@ def close(actual, expected, tolerance: float = 1e-11) -> None:
     torch.testing.assert_close(actual.detach().double(), expected.detach(), rtol=tolerance, atol=tolerance)
 
 
-def all_values(name: str, model: Model, other: Model | None = None, length: int | None = None):
-    models = model if other is None else (model, other)
+def all_values(name: str, *models: Model, length: int | None = None):
     return oracle.values(name, models, length, k=4 if name == "KMax" else None)
 
 
@@ -410,7 +409,7 @@ def test_nothing_past_the_length_is_read(kind):
 
 
 def test_unread_is_what_passes_the_length():
-    edge = oracle.spoil(Model(edge=torch.zeros(4, 3, 2, 2)), 3).edge
+    edge = oracle.spoil(Model(edge=torch.zeros(4, 3, 2, 2)), 3).parts["edge"]
     for s, k, previous, label in itertools.product(range(4), (1, 2, 3), range(2), range(2)):
         unread = s + k > 3 or (s == 0 and previous > 0)
         assert bool(edge[s, k - 1, previous, label].isnan()) == unread
