@@ -7,6 +7,7 @@ signal, the posterior is a semi-Markov CRF once more: everything printed and dra
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import math
 import platform
 import shutil
@@ -23,6 +24,7 @@ from torch import Tensor
 
 import semicrf
 from semicrf import BackendError, FactoredPotentials, Segments, SemiCRFDistribution
+from semicrf.engine.dispatch import BACKENDS
 from semicrf.terminal import ribbon
 
 T, K, C = 60, 12, 4
@@ -40,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     generator = torch.Generator().manual_seed(options.seed)
     try:
         truth, p = example(generator, options.backend, device)
+        print(f"{versions()}\nbackend {p.backend} (here: {', '.join(BACKENDS)}), ", end="")
+        print(f"{str(p.dtype).removeprefix('torch.')} on {device}\n")
+        describe(p, truth)
+        agrees = check(generator, options.backend, device)
+        drawn = picture(p, truth, generator, options.out)
     except BackendError as error:
         print(f"python -m semicrf: {error}", file=sys.stderr)
         return 2
-    print(f"{versions()}\nbackend {p.backend}, {str(p.dtype).removeprefix('torch.')} on {device}\n")
-    describe(p, truth)
-    agrees = check(generator, options.backend, device)
-    drawn = picture(p, truth, generator, options.out)
     print(f"{time.perf_counter() - began:.1f} s")
     return 0 if agrees and drawn else 1
 
@@ -59,19 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--out", type=Path, default=Path("semicrf.png"), metavar="PATH", help="where the picture goes")
-    parser.add_argument("--backend", default="auto", help="auto, reference, cpu or triton")
+    parser.add_argument("--backend", default="auto", help="auto, reference, cpu (runs a part of this) or triton")
     return parser
 
 
 def versions() -> str:
     """What runs here."""
     found = {"semicrf": semicrf.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    try:
-        import triton
-    except ImportError:
-        found["triton"] = "not installed"
-    else:
-        found["triton"] = triton.__version__
+    installed = {d.name for d in importlib.metadata.distributions()}
+    for name in ("numba", "triton"):
+        found[name] = importlib.metadata.version(name) if name in installed else "not installed"
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 

@@ -59,6 +59,10 @@ def _batch_axes(name: str, value: Any, is_item: Callable[[object], bool]) -> int
         raise bad_input(name, repr(value), "nested lists, the innermost one a sequence")
     if not value or any(map(is_item, value)):
         return 0
+    if not all(isinstance(v, (list, tuple)) for v in value):
+        raise bad_input(
+            name, f"an item {value!r}", "nested lists, the innermost one a sequence of items of the right form"
+        )
     return 1 + max(_batch_axes(name, v, is_item) for v in value)
 
 

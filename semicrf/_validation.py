@@ -73,9 +73,8 @@ def values(potentials: Potentials, lengths: Tensor) -> None:
     if lengths.numel():
         least, most = (int(v) for v in lengths.aminmax())
         if least < 1 or most > T:
-            raise bad_input(
-                "lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", "drop empty sequences."
-            )
+            fix = "drop empty sequences." if least < 1 else "lengths count positions: trim them to T."
+            raise bad_input("lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", fix)
     flags = []
     names = [n for n in potentials.parts if n not in MASKS]
     for name in names:

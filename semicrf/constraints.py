@@ -1,5 +1,4 @@
-"""What is known or required of a segmentation: observations about one input (`Evidence`), rules of a task
-(`Constraints`).
+"""What is known of one input (`Evidence`) and what a task requires (`Constraints`) of a segmentation.
 
 Both act by forbidding: they put ``-inf`` where something is not allowed and mark where a segment must start. What is
 left is an ordinary model, so loss, marginals, sampling and decoding obey them alike.
@@ -55,15 +54,19 @@ class Evidence:
             validate: check values, which reads them. Unchecked, what is out of range contradicts every segmentation.
         """
         model, batch, C = potentials, potentials.batch_shape, potentials.C
+        ends = torch.full((1,), model.T, device=model.device) if lengths is None else lengths
+        inside = torch.arange(model.T, device=model.device) < ends[:, None]  # what lies past a length is not read
         if self.allowed is not None:
             model = _allow(model, "emission", _shaped("allowed", self.allowed, batch, (model.T, C)))
         if self.labels is not None:
             labels = _shaped("labels", self.labels, batch, (model.T,), torch.int64)
-            _within("labels", labels, -1, C - 1, validate)
+            _within("labels", labels, -1, C - 1, validate, inside)
+            labels = torch.where(inside, labels, -1)
             model = _allow(model, "emission", _only(labels, C))
         if self.boundary is not None:
             boundary = _shaped("boundary", self.boundary, batch, (model.T,), torch.int64)
-            _within("boundary", boundary, -1, 1, validate)
+            _within("boundary", boundary, -1, 1, validate, inside)
+            boundary = torch.where(inside, boundary, -1)
             model = _require(_allow(model, "segment_start", (boundary != 0)[..., None]), boundary == 1)
         if self.segments is not None:
             model = self._with_segments(model, lengths, validate)
@@ -188,8 +191,14 @@ def _shaped(
     return value.reshape(-1, *own).to(dtype)
 
 
-def _within(name: str, value: Tensor, low: int, high: int, validate: bool) -> None:
-    if not validate or torch.compiler.is_compiling() or not value.numel():
+def _within(name: str, value: Tensor, low: int, high: int, validate: bool, read: Tensor | None = None) -> None:
+    """Raise where a value is outside low..high; of those that are read, where `read` says which."""
+    if not validate or torch.compiler.is_compiling():
+        return
+    if read is not None:
+        value, read = torch.broadcast_tensors(value, read)
+        value = value[read]
+    if not value.numel():
         return
     least, most = (int(v) for v in value.aminmax())
     if least < low or most > high:

@@ -105,8 +105,7 @@ class SemiCRFDistribution(Distribution):
         return kept.parts
 
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
-        """The total of any semiring over all segmentations, as a NamedTuple of its fields, each ``(...)`` or ``(...,
-        k)``.
+        """The total of a semiring over all segmentations: a NamedTuple of its fields, each ``(...)`` or ``(..., k)``.
 
         Args:
             semiring: a class, an instance or a registered name.
@@ -141,9 +140,7 @@ class SemiCRFDistribution(Distribution):
 
     @property
     def argmax(self) -> Segments:
-        """The best segmentation, with its score. Ties: smallest duration, then smallest previous label, walking
-        backwards.
-        """
+        """The best segmentation and its score. Ties: smallest duration, then smallest previous label, from the end."""
         marks, labels, best = self._inference.best()
         return self._segments(marks, labels, (), score=self._shaped(best))
 

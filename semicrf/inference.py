@@ -75,7 +75,8 @@ def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) ->
     scalars = load(torch_source(program), "torch", ENVIRONMENT).read(total)
     fields, at = {}, 0
     for name, width in program.semiring.reads:
-        fields[name] = finish(scalars[at] if width == 1 else torch.stack(scalars[at : at + width], -1))
+        alone = width == 1 and not program.semiring.lists
+        fields[name] = finish(scalars[at] if alone else torch.stack(scalars[at : at + width], -1))
         at += width
     return _result_type(program.name, tuple(fields))(**fields)
 

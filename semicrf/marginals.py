@@ -78,8 +78,7 @@ class Marginals:
         return self._expected("edge")
 
     def segment(self, segments: Segments | Sequence) -> Tensor:
-        """(..., N): the probability of each given segment, 0 at padding; leading sample axes may stand in front of
-        the batch.
+        """(..., N): the probability of each given segment, 0 at padding; sample axes may stand in front of the batch.
 
         Raises:
             InputError: the batch shapes do not fit.

@@ -22,7 +22,7 @@ class Potentials:
 
     Attributes:
         parts: name -> tensor with the axes of `semicrf.engine.layout.PARTS`; the first is the flattened batch, or 1
-        where shared.
+            where shared.
         batch_shape: the leading shape that the first axis stands for.
         T, K, C: positions, longest segment, labels.
     """
@@ -116,7 +116,7 @@ class FactoredPotentials(Potentials):
         transition: ``(C, C)`` or ``(..., C, C)``, indexed ``[previous, next]``.
         duration: ``(K, C)`` or ``(..., K, C)``; row ``k - 1`` scores a segment of k positions.
         duration_transition: ``(K, C, C)`` or ``(..., K, C, C)``, by the duration of the next segment; not read for
-        the first.
+            the first.
         start, end: ``(C,)`` or ``(..., C)``: label of the first and of the last segment.
         segment_start, segment_end: ``(..., T, C)``: read at a segment's first and last position.
         max_duration: K, where neither duration nor duration_transition says it; T by default.
@@ -149,7 +149,7 @@ class FactoredPotentials(Potentials):
                 raise bad_input(name, f"shape {tuple(part.shape)}", f"{-axis} axes at least")
             K = part.shape[axis] if K is None else K
         K = T if K is None else K
-        if not isinstance(K, int) or K < 1:
+        if isinstance(K, bool) or not isinstance(K, int) or K < 1:
             raise bad_input("max_duration", K, "an integer of at least 1")
         given = {
             "emission": emission, "transition": transition, "duration": duration,
@@ -169,7 +169,7 @@ class FactoredPotentials(Potentials):
             transition: ``(C, C)`` or ``(..., C, C)``, ``[previous, next]``, also applied from the phantom label.
             duration_bias: ``(K, C)`` or ``(..., K, C)``; row ``d - 1`` is duration d.
             first: the phantom label is summed out (``"sum"``, exact for log Z and marginals) or maximised (``"max"``,
-            for decoding).
+                for decoding).
 
         >>> p = FactoredPotentials.from_cumulative_scores(torch.zeros(1, 6, 2), torch.zeros(2, 2), torch.zeros(3, 2))
         >>> p.T, p.K, [round(x, 3) for x in p.parts["start"].flatten().tolist()]
@@ -188,9 +188,8 @@ class SegmentPotentials(Potentials):
     """Scores given segment by segment: any content model.
 
     Args:
-        segment: ``(..., T, K, C)``: the segment that starts at t, of duration row ``k - 1``, with label c. Entries
-        that pass the
-            length are never read.
+        segment: ``(..., T, K, C)``: the segment that starts at t, of duration row ``k - 1``, with label c.
+            Entries that pass the length are never read.
         transition: ``(C, C)`` or ``(..., C, C)``.
         start, end: ``(C,)`` or ``(..., C)``.
 

@@ -13,9 +13,7 @@ inf = float("inf")
 
 
 def score(potentials: Potentials, segments: Segments, lengths: Tensor) -> Tensor:
-    """float64 scores ``(S, B)`` of segmentations ``(S, B, N)`` that tile; ``-inf``, without gradient, where forbidden
-    or count 0.
-    """
+    """float64 scores ``(S, B)`` of segmentations ``(S, B, N)``; ``-inf``, without gradient, where forbidden."""
     terms = _Terms(potentials, segments, lengths)
     allowed = (segments.count > 0) & terms.known.all(-1)
     total = torch.zeros(segments.batch_shape, dtype=torch.float64, device=potentials.device)

@@ -369,7 +369,7 @@ def test_k_best_is_one_class_per_k_and_k_is_bounded():
     assert KMax(3) is KMax(3)
     assert KMax(2).width() == 2
     for k in (0, 17, -1):
-        with pytest.raises(SemiringError, match=rf"KMax: got k = {k}; expected 1\.\.16.*topk"):
+        with pytest.raises(SemiringError, match=rf"KMax: got k = {k}; expected an integer in 1\.\.16"):
             KMax(k)
 
 

@@ -356,3 +356,13 @@ def test_constraints_that_leave_nothing():
 def test_constraints_refuse(rules, message):
     with pytest.raises(InputError, match=message):
         Constraints(**rules).apply(case("factored").potentials)
+
+
+def test_evidence_past_a_length_is_not_read():
+    p = SemiCRFDistribution(FactoredPotentials(torch.randn(2, 3, 2)), [3, 2])
+    labels, boundary = torch.tensor([[0, -1, 1], [0, -1, -1]]), torch.tensor([[-1, 0, -1], [-1, 1, -1]])
+    plain = p.log_prob(Evidence(labels=labels, boundary=boundary))
+    labels[1, 2], boundary[1, 2] = -100, 7
+    assert torch.equal(p.log_prob(Evidence(labels=labels, boundary=boundary)), plain)
+    with pytest.raises(InputError, match=r"labels: got values -100\.\.1"):
+        p.condition(Evidence(labels=torch.tensor([[0, -100, 1], [0, -1, 0]])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import struct
@@ -30,8 +31,8 @@ def test_the_main_job(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     for line in (
-        rf"semicrf {re.escape(semicrf.__version__)}, torch \S+, python \S+, triton .+",
-        r"backend \w+, float64 on cpu",
+        rf"semicrf {re.escape(semicrf.__version__)}, torch \S+, python \S+, numba \S+, triton .+",
+        r"backend \w+ \(here: [\w, ]+\), float64 on cpu",
         r"  log-partition   -?\d+\.\d{6}",
         r"  entropy         \d+\.\d{6} nats",
         r"truth  \|-.*\|-.*",
@@ -65,7 +66,7 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path, capsys, monkeypatch)
 
 
 def test_without_triton_it_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(importlib.metadata, "distributions", list)
     assert job.versions().endswith("triton not installed")
 
 

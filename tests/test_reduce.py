@@ -17,7 +17,7 @@ from models import (
 )
 from torch import Tensor
 
-from semicrf import SemiCRFDistribution
+from semicrf import FactoredPotentials, SemiCRFDistribution
 from semicrf.algebra import (
     KL,
     CrossEntropy,
@@ -146,5 +146,12 @@ def test_reduce_refuses():
         with pytest.raises(SemiringError, match="expected"):
             p.reduce(semiring)  # pyright: ignore[reportArgumentType]
     for k in (0, 17):
-        with pytest.raises(SemiringError, match=f"got k = {k}; expected 1..16"):
+        with pytest.raises(SemiringError, match=f"got k = {k}; expected an integer in 1..16"):
             p.kmax(k)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_k_best_scores_have_an_axis_of_k_also_for_one(k):
+    p = SemiCRFDistribution(FactoredPotentials(torch.randn(3, 4, 2, dtype=torch.float64)))
+    assert p.reduce(KMax(k)).scores.shape == (3, k)
+    assert torch.equal(p.reduce(KMax(k)).scores.T, p.kmax(k))

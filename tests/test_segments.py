@@ -86,7 +86,7 @@ def test_from_list_takes_scalar_tensors():
     [
         (3, "segments: got 3; expected nested lists"),
         ("abc", "segments: got 'abc'; expected nested lists"),
-        ([[(0, 1, 0)], 5], "segments: got 5; expected nested lists"),
+        ([[(0, 1, 0)], 5], r"segments: got an item \[\[\(0, 1, 0\)\], 5\]; expected nested lists"),
         ([[(0, 1, 0), (1, 2)]], r"segments, sequence 0, segment 1: got \(1, 2\)"),
         ([[(0, 1, 0)], (0, 1, 0)], r"segments, segment 0: got \[\(0, 1, 0\)\]"),
         ([[(0, 1, 0)], [(0, 1, 0), (1, 2.0, 0)]], r"segments, sequence 1, segment 1: got \(1, 2.0, 0\)"),

@@ -26,8 +26,9 @@ class Semiring:
                 return logz, total(weigh(p, x.h + surprisal(x.logz, logz)))
 
     The functions take no `self` and use only the operations of `semicrf.semirings` (``+ - * /`` among them): they are
-    called once, with symbols. `lift` must turn sums of potentials into products, ``lift(v + w) = mul(lift(v),
-    lift(w))``; it takes as many potentials as `potentials` says, the i-th from the i-th model. Optional:
+    called once, with symbols. `lift` must turn sums of potentials into products,
+    ``lift(v + w) = mul(lift(v), lift(w))``; it takes as many potentials as `potentials` says, the i-th from the i-th
+    model. Optional:
 
     ``read(x)``
         what `reduce` reports, computed from the final element; its names are in ``reads`` (default: the fields as
@@ -46,6 +47,8 @@ class Semiring:
     potentials: ClassVar[int] = 1
     gates: ClassVar[int | None] = None
     """How many leading potentials decide that an arc is forbidden (all of them -inf); None: every one."""
+    lists: ClassVar[bool] = False
+    """Whether `reduce` gives every field an axis of its scalars, also where there is one."""
     lift: ClassVar[Callable[..., Any]]
     mul: ClassVar[Callable[..., Any]]
     sum: ClassVar[Callable[..., Any]]

@@ -7,7 +7,7 @@ Eager torch, the kernels, the gradients, the LaTeX and the law tests all come fr
 # (one line per function: the shape of the algebra)
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 from semicrf.algebra.expr import best, exp, inf, largest, lse, ratio, surprisal, top, total, weigh
 from semicrf.algebra.semiring import Semiring, register
@@ -54,14 +54,15 @@ class Std(Semiring):
     def divide(a, b): return a.logz - b.logz
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # 2.0 is not 2
 def KMax(k: int) -> type[Semiring]:
     """The scores of the k best segmentations, descending, -inf where fewer exist (Goodman 1999, section 2.5)."""
-    if not 1 <= k <= 16:
-        raise SemiringError(f"KMax: got k = {k!r}; expected 1..16. Likely fix: topk(k) for longer lists.")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 16:
+        raise SemiringError(f"KMax: got k = {k!r}; expected an integer in 1..16.")
 
     class KMax(Semiring):
         fields = {"scores": k}  # noqa: RUF012  read once, at class creation
+        lists = True
         zero, one = (-inf,) * k, (0.0,) + (-inf,) * (k - 1)
         def lift(w): return (w,) + (-inf,) * (k - 1)
         def mul(a, b): return top([s + t for s in flat(a.scores) for t in flat(b.scores)], k)

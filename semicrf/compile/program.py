@@ -135,6 +135,7 @@ class Program:
             self.semiring.one,
             self.semiring.fields,
             self.semiring.reads,
+            self.semiring.lists,
             self.potentials,
             self.gates,
         )

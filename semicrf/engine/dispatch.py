@@ -23,9 +23,7 @@ KNOWN = ("auto", "reference", "cpu", "triton")
 
 
 def choose(backend: str) -> str:
-    """The name, if it is "auto" or a backend that is here. Raises `BackendError` otherwise; nothing falls back in
-    silence.
-    """
+    """The name, if it is "auto" or a backend that is here; raises `BackendError` otherwise, never falls back."""
     if backend not in KNOWN:
         raise BackendError(f"backend: got {backend!r}; expected one of {KNOWN}.")
     if backend not in ("auto", *BACKENDS):
@@ -37,8 +35,7 @@ def choose(backend: str) -> str:
 
 
 def serving(backend: str, semiring: Program, parts: set[str], device: torch.device) -> ModuleType:
-    """The module that runs a semiring over models with these parts: "auto" is the fastest that can, a name must be able
-    to.
+    """The module that runs a semiring over models with these parts; "auto" is the fastest of those that can.
 
     The answer depends on these four alone, so that a sweep and its reverse always meet in the same module.
     """

@@ -58,8 +58,13 @@ def _scan(
 def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
     p, B = program(semiring), lengths.shape[0]
     columns = K if {"edge", "duration_transition"} & set(layout.replace("|", " ").split()) else 1
-    real = lambda *shape: lengths.new_empty(shape, dtype=torch.float64)  # noqa: E731
-    ids = lambda *shape: lengths.new_empty(shape, dtype=torch.int64)  # noqa: E731
+
+    def real(*shape: int) -> Tensor:
+        return lengths.new_empty(shape, dtype=torch.float64)
+
+    def ids(*shape: int) -> Tensor:
+        return lengths.new_empty(shape, dtype=torch.int64)
+
     value = real(p.width, B)
     if not keep:
         return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
@@ -212,8 +217,7 @@ class Scan(torch.autograd.Function):
 
 
 class ScanVJP(torch.autograd.Function):
-    """(spec, wanted, lengths, cotangent, *state, *tensors) -> gradients; differentiable in the cotangent and the
-    tensors.
+    """(spec, wanted, lengths, cotangent, *state, *tensors) -> gradients, differentiable in cotangent and tensors.
 
     An empty state is computed afresh. The state counts as a function of the tensors: no gradient goes through it.
     """

@@ -9,8 +9,7 @@ for factored models. Where what leads into a segment depends on its duration, g 
 lines hold.
 
 Logarithms of long sums grow with the position, and with them their rounding, so alpha_t and g_t are kept *relative* to
-an
-offset per position and potential: the element times exp(-offset), an exact change of units by the semiring's own
+an offset per position and potential: the element times exp(-offset), an exact change of units by the semiring's own
 action.
 
 Stored: alpha and g for every position, and where the choices were found. The reverse sweep applies the semiring's
