@@ -278,7 +278,7 @@ def test_an_element_gives_its_scalars_by_name_by_index_and_in_order():
     e = Element((("p", 1), ("q", 2)), (1, 2, 3))
     assert (e.p, e.q, e[2], list(e)) == (1, (2, 3), 3, [1, 2, 3])
     with pytest.raises(AttributeError, match="no field 'r'; expected one of: p, q"):
-        e.r  # noqa: B018
+        e.r  # noqa: B018  reading it raises
 
 
 def test_flatten():
@@ -294,7 +294,7 @@ def test_lookup_by_class_instance_and_name():
             lookup(unknown)
     for wrong in (int, 3, Semiring, None, Semiring()):
         with pytest.raises(SemiringError, match="expected a subclass of Semiring"):
-            lookup(wrong)  # pyright: ignore[reportArgumentType]
+            lookup(wrong)  # pyright: ignore[reportArgumentType]  the mistake under test
 
 
 def test_registering_makes_a_name(monkeypatch):
@@ -315,7 +315,7 @@ def test_everything_exported_is_there():
 
 # ------------------------------------------------------------------ the standard semirings
 P, Q = [0.5, 0.25, 0.25, 0.0], [0.125, 0.25, 0.5, 0.125]
-logs = lambda ps, shift: [math.log(p) + shift if p else -inf for p in ps]  # noqa: E731
+logs = lambda ps, shift: [math.log(p) + shift if p else -inf for p in ps]  # noqa: E731  a formula
 
 
 def summed(S: type[Semiring], *columns: list[float]) -> tuple[float, ...]:
@@ -356,7 +356,7 @@ def test_chain_rule():
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_k_best_of_sums_and_products(k):
     S = KMax(k)
-    pad = lambda scores: tuple((sorted(scores, reverse=True) + [-inf] * k)[:k])  # noqa: E731
+    pad = lambda scores: tuple((sorted(scores, reverse=True) + [-inf] * k)[:k])  # noqa: E731  a formula
     assert (S.__name__, S.zero, S.one) == (f"KMax({k})", pad([]), pad([0.0]))
     p, q = [3.0, 1.5, 1.5, -2.0][:k], [2.5, 1.5][:k]
     assert summed(S, *map(list, zip(pad(p), pad(q), strict=True))) == pad(p + q)

@@ -131,7 +131,7 @@ def test_a_name_and_an_instance_will_do_and_a_seed_decides():
     assert report != check_semiring(Entropy, trials=5, seed=1)
     assert [law.cases for law in report.laws if law.name == "plus is associative"] == [5]
     with pytest.raises(SemiringError, match="expected a subclass of Semiring"):
-        check_semiring(int)  # pyright: ignore[reportArgumentType]
+        check_semiring(int)  # pyright: ignore[reportArgumentType]  the mistake under test
 
 
 @pytest.mark.parametrize(

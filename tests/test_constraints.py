@@ -245,7 +245,7 @@ def test_evidence_of_nothing_and_what_is_no_evidence():
     with pytest.raises(
         InputError, match=r"evidence: got a Constraints; expected Evidence\. Likely fix: .*constraints.apply"
     ):
-        d.condition(Constraints())  # pyright: ignore[reportArgumentType]
+        d.condition(Constraints())  # pyright: ignore[reportArgumentType]  the mistake under test
 
 
 def test_evidence_unchecked():

@@ -185,4 +185,4 @@ def test_from_torch_struct_refuses(given, message):
     with pytest.raises(InputError, match=message):
         EdgePotentials.from_torch_struct(given)
     with pytest.raises(InputError, match="first: got 1; expected 'sum' or 'max'"):
-        EdgePotentials.from_torch_struct(torch.zeros(T, K, C, C), first=1)  # pyright: ignore[reportArgumentType]
+        EdgePotentials.from_torch_struct(torch.zeros(T, K, C, C), first=1)  # pyright: ignore[reportArgumentType]  the mistake under test

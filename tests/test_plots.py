@@ -113,7 +113,7 @@ def test_colours_are_for_terminals_that_show_them(monkeypatch, tty, encoding, en
             return tty
 
     stream = Stream()
-    stream.encoding = encoding  # pyright: ignore[reportAttributeAccessIssue]
+    stream.encoding = encoding  # pyright: ignore[reportAttributeAccessIssue]  a stream that says what it can print
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -46,16 +46,16 @@ class Extremes(Semiring):
 
     fields = "low", "high"
     zero, one = (inf, -inf), (0.0, 0.0)
-    lift = lambda w: (w, w)  # noqa: E731
-    mul = lambda a, b: (a.low + b.low, a.high + b.high)  # noqa: E731
-    sum = lambda x: (smallest(x.low), largest(x.high))  # noqa: E731
+    lift = lambda w: (w, w)  # noqa: E731  a formula
+    mul = lambda a, b: (a.low + b.low, a.high + b.high)  # noqa: E731  a formula
+    sum = lambda x: (smallest(x.low), largest(x.high))  # noqa: E731  a formula
 
 
 class Moments(Semiring):
     """Mean and mean square of a quantity that the second model holds; reads them as a pair and the log-partition."""
 
     fields = "logz", "mean", "square"
-    reads = {"moments": 2, "logz": 1}  # noqa: RUF012
+    reads = {"moments": 2, "logz": 1}  # noqa: RUF012  read once, at class creation
     potentials, gates = 2, 1
     zero, one = (-inf, 0.0, 0.0), (0.0, 0.0, 0.0)
 
@@ -144,7 +144,7 @@ def test_reduce_refuses():
             p.reduce(KL, *others)
     for semiring in ("entropie", int, 3):
         with pytest.raises(SemiringError, match="expected"):
-            p.reduce(semiring)  # pyright: ignore[reportArgumentType]
+            p.reduce(semiring)  # pyright: ignore[reportArgumentType]  the mistake under test
     for k in (0, 17):
         with pytest.raises(SemiringError, match=f"got k = {k}; expected an integer in 1..16"):
             p.kmax(k)

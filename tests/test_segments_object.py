@@ -52,9 +52,9 @@ def test_constructor_errors(change, message):
 def test_fields_cannot_be_set_or_passed_by_position():
     s = Segments.from_list(BATCH)
     with pytest.raises(AttributeError):
-        s.start = s.end  # pyright: ignore[reportAttributeAccessIssue]
+        s.start = s.end  # pyright: ignore[reportAttributeAccessIssue]  the mistake under test
     with pytest.raises(TypeError):
-        Segments(s.start, s.end, s.label, s.count)  # pyright: ignore[reportCallIssue]
+        Segments(s.start, s.end, s.label, s.count)  # pyright: ignore[reportCallIssue]  the mistake under test
 
 
 def test_mask_durations_device_and_shape():
@@ -85,8 +85,10 @@ def test_trim_keeps_the_longest_and_every_field():
     t = wide.trim()
     assert t.start.shape == t.end.shape == t.label.shape == (2, 2)
     assert t == wide
-    assert torch.equal(t.score, wide.score)  # pyright: ignore[reportArgumentType]
-    assert torch.equal(t.probability, wide.probability[:, :2])  # pyright: ignore[reportOptionalSubscript, reportArgumentType]
+    assert torch.equal(t.score, wide.score)  # pyright: ignore[reportArgumentType]  it is given here
+    assert t.probability is not None
+    assert wide.probability is not None
+    assert torch.equal(t.probability, wide.probability[:, :2])
     assert Segments.from_list([[], []]).trim().start.shape == (2, 0)
 
 
@@ -144,7 +146,7 @@ def test_indexing_is_that_of_a_tensor_of_the_batch_shape(index):
     )
     picked, rows = s[index], where[index]
     assert picked.batch_shape == rows.shape
-    assert torch.equal(picked.score, rows.float())  # pyright: ignore[reportArgumentType]
+    assert torch.equal(picked.score, rows.float())  # pyright: ignore[reportArgumentType]  it is given here
     for name in ("start", "end", "label", "probability"):
         assert torch.equal(getattr(picked, name), getattr(s, name).flatten(0, 1)[rows]), name
 

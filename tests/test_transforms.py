@@ -88,7 +88,7 @@ def test_under_vmap(family):
 def test_vmap_over_lengths():
     p = case("factored", batch_shape=(2,), lengths=(5, 5)).potentials
     lengths = torch.tensor([[5, 3], [1, 2], [4, 4]])
-    f = lambda n: SemiCRFDistribution(p, n).log_partition  # noqa: E731
+    f = lambda n: SemiCRFDistribution(p, n).log_partition  # noqa: E731  a formula
     tables.assert_values(torch.func.vmap(f)(lengths), torch.stack([f(n) for n in lengths]).detach(), EXACT)
 
 

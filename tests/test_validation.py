@@ -220,10 +220,10 @@ def test_segments_by_hand_are_checked_too():
 def test_arguments_of_the_wrong_kind():
     d = case("factored").d
     with pytest.raises(InputError, match=r"potentials: got a Tensor; expected .*FactoredPotentials"):
-        SemiCRFDistribution(torch.zeros(2, 5, 3))  # pyright: ignore[reportArgumentType]
+        SemiCRFDistribution(torch.zeros(2, 5, 3))  # pyright: ignore[reportArgumentType]  the mistake under test
     for f in (d.kl, d.cross_entropy, d.expectation, d.variance):
         with pytest.raises(InputError, match="other model: got a Tensor; expected potentials or a SemiCRFDistribution"):
-            f(torch.zeros(2, 3, 5, 2))  # pyright: ignore[reportArgumentType]
+            f(torch.zeros(2, 3, 5, 2))  # pyright: ignore[reportArgumentType]  the mistake under test
     with pytest.raises(
         InputError, match=r"other model: got \(batch, T, K, C, dtype\).*pad durations with -inf to one K"
     ):

@@ -2,9 +2,10 @@
 
 An arc that leads from state x to state y with weight w has probability exp(x + w + y - log Z); beside it stands the
 mean payload of the paths through it, less the mean of all. Counts come in pairs (mass, moment): mass is the sum of p,
-moment the sum of p times that difference. Products of two states are pairs too, (a, a f) (b, b g) -> (a b, a b (f +
-g)), so transitions are a matrix product and durations a correlation of tiles, in the linear domain. What underflows
-there is below e^-145 of one segment; where a frame could overflow, the tile is done in logarithms.
+moment the sum of p times that difference. Products of two states are pairs too,
+``(a, a f) (b, b g) -> (a b, a b (f + g))``, so transitions are a matrix product and durations a correlation of tiles,
+in the linear domain. What underflows there is below e^-145 of one segment; where a frame could overflow, the tile is
+done in logarithms.
 """
 
 from __future__ import annotations
