@@ -30,13 +30,13 @@ from semicrf._elements import (
     real,
 )
 from semicrf.algebra import Expr, Semiring, lookup
-from semicrf.compile import compiled, dual, evaluate, load, torch_source
+from semicrf.compile import compiled, dual, evaluate
 from semicrf.compile.derive import stored_ids
 from semicrf.compile.render import Function, functions
 from semicrf.engine.dispatch import BACKENDS
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.ops import scan
-from semicrf.engine.primitives import ENVIRONMENT
+from semicrf.engine.primitives import generated
 from semicrf.errors import SemiringError
 
 __all__ = ["Law", "Report", "canonical", "check_semiring"]
@@ -242,7 +242,7 @@ def _generated(f: Function, e: Elements) -> Iterator[Case]:
         results.append(_value((*f.outputs, *f.also), points[-1], per_term=f.name == "sum_vjp"))
     stacked = {k: torch.tensor(np.stack([p[k] for p in points], 1)) for k in kinds}
     arguments = [t.unsqueeze(-1) if "x" in kinds and k != "x" else t for k, t in stacked.items()]
-    made = getattr(load(torch_source(e.program), "torch", ENVIRONMENT), f.name)(*arguments, *[-1] * ("x" in kinds))
+    made = getattr(generated(e.program), f.name)(*arguments, *[-1] * ("x" in kinds))
     made = (*made[0], *made[1]) if f.name == "sum" else made
     shape = [len(points), *results[0].shape[1:]] + [1] * (f.name == "sum")
     got = torch.stack([m.expand(shape) for m in made], 1)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from semicrf.algebra import Log, Max, Semiring
-from semicrf.compile import Program, compiled, load, torch_source
+from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
-from semicrf.engine.primitives import ENVIRONMENT
+from semicrf.engine.primitives import generated
 from semicrf.potentials import Potentials
 
 Model = dict[str, Tensor]
@@ -72,7 +72,7 @@ def _key(semiring: type[Semiring]) -> str:
 
 def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) -> Any:
     """What a semiring reports of its total (d, B), as a NamedTuple; `finish` is applied to each field."""
-    scalars = load(torch_source(program), "torch", ENVIRONMENT).read(total)
+    scalars = generated(program).read(total)
     fields, at = {}, 0
     for name, width in program.semiring.reads:
         alone = width == 1 and not program.semiring.lists

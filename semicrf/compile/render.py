@@ -11,8 +11,6 @@ from semicrf.compile.derive import stored_ids
 from semicrf.compile.program import Program
 from semicrf.errors import SemiringError
 
-Signature = Mapping[str, str]  # leaf kind -> how the leaf with index {} is written
-
 
 @dataclass(frozen=True)
 class Function:

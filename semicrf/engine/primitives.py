@@ -6,9 +6,13 @@ Reductions keep their axis. Each agrees with `semicrf.compile.interpret` on ever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from semicrf.compile import Program, load, torch_source
 
 inf = float("inf")
 
@@ -60,7 +64,6 @@ def best(columns: Sequence[Tensor], k: int, dim: int) -> tuple[tuple[Tensor, ...
 
     Ties go to the smallest place. What is -inf is nobody's choice: its place is -1.
     """
-    n = len(columns)
     values = torch.stack(tuple(columns), -1).movedim(dim if dim >= 0 else dim - 1, -2).flatten(-2)
     if k == 1:
         places = values.argmax(-1, keepdim=True)
@@ -74,7 +77,6 @@ def best(columns: Sequence[Tensor], k: int, dim: int) -> tuple[tuple[Tensor, ...
             places = torch.nn.functional.pad(places, (0, missing), value=-1)
     places = torch.where(top == -inf, -1, places)
     axis = dim if dim >= 0 else columns[0].dim() + dim
-    assert n >= 1
     return (
         tuple(top[..., r].unsqueeze(axis) for r in range(k)),
         tuple(places[..., r].unsqueeze(axis) for r in range(k)),
@@ -103,3 +105,9 @@ ENVIRONMENT = {
     f.__name__: f
     for f in (lse, total, ratio, weigh, surprisal, maximum, indicator, constant, best, top, hit)
 } | {"torch": torch}  # fmt: skip
+
+
+@cache
+def generated(program: Program) -> Any:
+    """The module of a semiring's functions for torch: rendered and loaded once."""
+    return load(torch_source(program), "torch", ENVIRONMENT)

@@ -18,15 +18,15 @@ derived reverse rule to the two sums, backwards; it holds no autograd tape.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
-from semicrf.compile import Program, load, torch_source
+from semicrf.compile import Program
 from semicrf.engine.arcs import Arcs, Counts
-from semicrf.engine.primitives import ENVIRONMENT
+from semicrf.engine.primitives import generated
 
 inf = float("inf")
 
@@ -48,7 +48,7 @@ class Algebra:
 
     def __init__(self, program: Program, device: torch.device):
         self.program = program
-        self.functions: Any = load(torch_source(program), "torch", ENVIRONMENT)
+        self.functions = generated(program)
         self.zero = torch.tensor(program.semiring.zero, dtype=torch.float64, device=device)
         self.one = torch.tensor(program.semiring.one, dtype=torch.float64, device=device)
 
