@@ -23,6 +23,10 @@ small = njit(inline="always", fastmath=REORDER, error_model="numpy")
 """For what is part of a loop."""
 
 
+part = njit(forceinline=True, fastmath=REORDER, error_model="numpy")
+"""For longer parts of a loop; inlined late, so that tuples of arrays are not handed from call to call."""
+
+
 @intrinsic
 def _as_double(typing_context, bits):
     def generate(context, builder, signature, args):

@@ -27,3 +27,9 @@ def run(tasks: list[Callable[[], None]], work: int) -> None:
         _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="semicrf")
     for future in [_pools[key].submit(task) for task in tasks]:
         future.result()
+
+
+def groups(n: int) -> list[tuple[int, int]]:
+    """n sequences cut into ranges (first, last), a few per thread so that ragged lengths even out."""
+    size = -(-n // (4 * max(1, torch.get_num_threads())))
+    return [(a, min(n, a + size)) for a in range(0, n, size)]
