@@ -28,7 +28,7 @@ inf = float("inf")
 
 N = 32
 """Positions in a block."""
-TILE = 2**19
+TILE = 2**17
 """Scalars that an operation over a window may hold."""
 
 
@@ -293,8 +293,9 @@ def _spread(
         x, w = _windows(arcs, state, t)
         m, rows = x.shape[3], t - block[0]
         into, gw = algebra.pull(alpha_bar[:, :, rows], state.alpha[:, :, t], state.alpha_id[:, :, t], x, w, -2)
-        early = max(0, m - int(t[0]))  # sources before 0
-        far = by_source(into)[:, :, early : front + 1 - int(t[0]) + m]
-        g_bar[:, :, max(0, int(t[0]) - m) : front + 1] += far
+        earliest = int(t[0]) - m
+        first = max(0, earliest)
+        if first <= front:
+            g_bar[:, :, first : front + 1] += by_source(into)[:, :, first - earliest : front + 1 - earliest]
         for count, g in zip(counts, gw, strict=True):
             count.spans(t, g)
