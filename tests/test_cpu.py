@@ -127,6 +127,6 @@ def test_the_form_is_read_off_the_functions():
 def test_what_it_serves_and_says_of_the_rest():
     device = torch.device("cpu")
     assert serving("auto", compiled(Entropy), {"emission", "duration"}, device) is BACKENDS["cpu"]
-    assert serving("auto", compiled(Max), {"emission"}, device) is BACKENDS["reference"]
+    assert serving("auto", compiled(Max), {"emission"}, device) is BACKENDS["blocked"]
     with pytest.raises(BackendError, match=r"'cpu' does not run Log over models with the parts \['segment'\].*auto"):
         serving("cpu", compiled(Log), {"segment"}, device)

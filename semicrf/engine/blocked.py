@@ -36,8 +36,10 @@ def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether this engine runs a semiring over models with these parts.
 
     Where what leads in depends on the duration, one position is a large operation by itself and blocks gain nothing.
+    The derivatives along every arc grow with the square of an element's width; from four scalars on the reference is
+    as fast.
     """
-    return not parts & {"edge", "duration_transition"}
+    return program.width <= 3 and not parts & {"edge", "duration_transition"}
 
 
 class Action:
