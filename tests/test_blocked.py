@@ -74,12 +74,12 @@ def test_masks_and_required_starts(semiring):
 
 
 def test_threads_change_no_bit():
-    size, threads = (200, 50, 8), torch.get_num_threads()
+    size, threads = (64, 60, 16), torch.get_num_threads()  # large enough for torch to share out
     parts, found = models(Entropy, size, 1.0, 0.0, seed=5), []
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            value, grads = run(Entropy, parts, torch.tensor([200, 171]), size, "blocked")
+            value, grads = run(Entropy, parts, torch.tensor([64, 51]), size, "blocked")
             found.append([value, *grads])
     finally:
         torch.set_num_threads(threads)

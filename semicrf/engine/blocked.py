@@ -79,7 +79,7 @@ def _far(algebra: Algebra, tiles: list[Spans], g: Tensor, offset: Tensor, at: in
         g, [a.leaving(sources, at) + r[..., None] for a, r in zip(tiles, offset, strict=True)]
     )
     windows = u.unfold(2, M, 1).transpose(-1, -2)
-    rows = max(1, TILE // (d * B * M * C))
+    rows = max(1, TILE // max(1, d * B * M * C))
     sums = []
     for i in range(0, n, rows):
         lasting = Action(algebra, [a.lasting(t[i : i + rows], k) for a in tiles])
@@ -193,7 +193,7 @@ def _leads(arcs: list[Spans], state: State, t: Tensor) -> tuple[Tensor, list[Ten
 
 def _tiles(first: int, last: int, scalars: int, device: torch.device) -> list[Tensor]:
     """Positions first..last, as many at a time as TILE allows where each needs so many scalars."""
-    return list(torch.arange(first, last + 1, device=device).split(max(1, TILE // scalars)))
+    return list(torch.arange(first, last + 1, device=device).split(max(1, TILE // max(1, scalars))))
 
 
 def _choose(algebra: Algebra, arcs: list[Spans], state: State) -> None:
