@@ -8,10 +8,10 @@ from types import ModuleType
 import torch
 
 from semicrf.compile import Program
-from semicrf.engine import reference
+from semicrf.engine import blocked, reference
 from semicrf.errors import BackendError
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
 """Name -> a module with `serves`, `scan` and `scan_vjp`, as `semicrf.engine.reference` has them; the fastest last."""
 
 if importlib.util.find_spec("numba") is not None:
@@ -19,7 +19,7 @@ if importlib.util.find_spec("numba") is not None:
 
     BACKENDS["cpu"] = cpu
 
-KNOWN = ("auto", "reference", "cpu", "triton")
+KNOWN = ("auto", "reference", "blocked", "cpu", "triton")
 
 
 def choose(backend: str) -> str:
