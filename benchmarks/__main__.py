@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m benchmarks run --suite cpu`` measures, prints and stores; ``report FILE`` prints once more."""
+"""``python -m benchmarks run --suite cpu`` measures, prints and stores; ``report FILE`` prints once more."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def chosen(names: str | None, prototype: Path | None) -> list[Contender]:
     if prototype is None:
         return peers
     if not prototype.is_file():
-        raise Refusal(
-            "--prototype: there is no such file. Likely fix: name p7_full.py in a checkout of the prototypes."
-        )
+        raise Refusal("--prototype: no such file. Likely fix: name p7_full.py in a checkout of the prototypes.")
     return [*peers, Prototype(prototype)]
 
 

@@ -1,8 +1,8 @@
 """What is measured, as data: a case is one line of a table, and a new line is all that a new case needs.
 
-Times are in milliseconds. `goal`, `stretch` and `published` were measured or set on one machine (CPU: two cores of an EPYC
-of the Zen 5 generation, torch 2.13; GPU: an H200, torch 2.11, triton 3.6); on another they mean something only times the
-machine ratio, which the prototype gives (see README.md).
+Times are in milliseconds. `goal`, `stretch` and `published` were measured or set on one machine (CPU: two cores of an
+EPYC of the Zen 5 generation, torch 2.13; GPU: an H200, torch 2.11, triton 3.6); on another they mean something only
+times the machine ratio, which the prototype gives (see README.md).
 """
 
 from __future__ import annotations
@@ -95,10 +95,11 @@ class Suite:
 
 
 TOLERANCE = {
-    # Both add the same terms in another order, relative to log Z of up to 1e5; counts are sums over T of such differences.
+    # Both add the same terms in another order, relative to log Z of up to 1e5; counts are sums over T of differences of
+    # numbers of that size.
     "float64": (1e-10, 1e-7),
-    # A float32 scan keeps log Z to a few roundings of 6e-8 per thousand positions; counts are exponentials of differences
-    # of numbers of that size. A wrong convention would pass at a large shape, which is why TINY comes before.
+    # A float32 scan keeps log Z to a few roundings of 6e-8 per thousand positions; counts are exponentials of such
+    # differences. A wrong convention could pass at a large shape, which is why TINY comes before.
     "float32": (1e-5, 2e-3),
 }
 """How far a peer may be from us, by its dtype: values, relative to max(1, |ours|), and counts, to max(1, largest)."""
@@ -110,12 +111,8 @@ TINY_TOLERANCE = {"float64": (1e-11, 1e-11), "float32": (2e-5, 2e-5)}
 
 # ----------------------------------------------------------------------------------------------------------------- CPU
 MAIN = Shape(4, 2000, 50, 16)
-SHORT, BATCH, LONG, WIDE = (
-    Shape(1, 1024, 16, 4),
-    Shape(32, 128, 8, 9),
-    Shape(1, 10**5, 1000, 24),
-    Shape(32, 500, 100, 24),
-)
+SHORT, BATCH = Shape(1, 1024, 16, 4), Shape(32, 128, 8, 9)
+LONG, WIDE = Shape(1, 10**5, 1000, 24), Shape(32, 500, 100, 24)
 LOG, LOG_GRADIENTS = "log-partition", "log-partition + gradients"
 
 CPU = (

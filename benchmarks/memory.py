@@ -1,11 +1,12 @@
 """Peak memory beyond the inputs, each figure in a process of its own: python -m benchmarks.memory SUITE ROW T.
 
 On the CPU it is resident memory, because allocations come from torch, numpy and numba alike and no allocator's own
-count sees all of them: Linux keeps the high-water mark (VmHWM), which is set back to what is in use after a warm-up on a
-short model and after the inputs are there. ru_maxrss cannot be set back, so compiling would hide everything. glibc is told
-to give large blocks back at once; else what the warm-up freed would be used again unseen. On a GPU it is torch's allocator,
-which sees all. Two lengths are measured and their difference divided by that of the emissions: what does not depend on T
-(code, stacks, pages) falls out. Memory that is taken and never written is not resident and does not count.
+count sees all of them: Linux keeps the high-water mark (VmHWM), which is set back to what is in use after a warm-up on
+a short model and after the inputs are there. ru_maxrss cannot be set back, so compiling would hide everything. glibc is
+told to give large blocks back at once; else what the warm-up freed would be used again unseen. On a GPU it is torch's
+allocator, which sees all. Two lengths are measured and their difference divided by that of the emissions: what does
+not depend on T (code, stacks, pages) falls out. Memory that is taken and never written is not resident and does not
+count.
 """
 
 from __future__ import annotations

@@ -53,6 +53,11 @@ QUANTITIES = {
 }
 
 
+def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:
+    """As the public class takes them."""
+    return FactoredPotentials(parts["emission"], parts["transition"], parts["duration"], start=parts["start"])
+
+
 def model_of(case: Case, seed: int = 0) -> Model:
     """The model of a case."""
     quantity = QUANTITIES[case.name]
@@ -60,7 +65,7 @@ def model_of(case: Case, seed: int = 0) -> Model:
     if not quantity.centred:
         return model
     parts = tensors(model, Setting("cpu", "float64"))
-    log_z = SemiCRFDistribution(FactoredPotentials(**parts)).log_partition
+    log_z = SemiCRFDistribution(potentials(parts)).log_partition
     return model.shifted(-array(log_z) / case.shape.T)
 
 
@@ -99,7 +104,7 @@ class Ours(Contender):
 
         def run() -> Any:
             with torch.set_grad_enabled(case.gradients):
-                distributions = [SemiCRFDistribution(FactoredPotentials(**parts), **options) for parts in given]
+                distributions = [SemiCRFDistribution(potentials(parts), **options) for parts in given]
                 value = quantity.ask(distributions[0], distributions[-1])
                 return value, torch.autograd.grad(value.sum(), leaves) if leaves else ()
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,10 @@ def difference(ours: Answer, theirs: Answer, tolerance: tuple[float, float]) -> 
         a, b = np.asarray(ours[name], np.float64), np.asarray(theirs[name], np.float64)
         if a.shape != b.shape:
             return float("inf"), f"{name} has the shape {b.shape}, ours {a.shape}"
-        apart = np.where(a == b, 0.0, np.abs(a - b))
-        scale = np.maximum(1.0, np.abs(a)) if name == "value" else max(1.0, float(np.abs(a).max()))
+        with np.errstate(invalid="ignore"):  # inf - inf, where both are equal
+            apart = np.where(a == b, 0.0, np.abs(a - b))
+        size = np.where(np.isfinite(a), np.abs(a), 0.0)  # what differs from an infinity is infinitely far off
+        scale = np.maximum(1.0, size) if name == "value" else max(1.0, float(size.max()))
         units = float((apart / scale / tolerance[name != "value"]).max())
         if not units <= worst:  # also where it is NaN
             worst = units
@@ -93,7 +95,7 @@ class Runner:
 
     suite: Suite
     peers: Sequence[Contender]
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     threads: int = 1
     clock: Callable[[], float] = time.perf_counter
 
@@ -199,7 +201,7 @@ def _described(case: Case, setting: Setting) -> Row:
 
 
 def machine_ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """The prototype's time here over its time in baselines.md, by shape and quantity, on as many threads; and overall."""
+    """The prototype's time here over its time in baselines.md on as many threads, by row; and overall."""
     found = {}
     for row in rows:
         peer = row["peers"].get("prototype", {})

@@ -101,8 +101,14 @@ def _numba_threads(n: int) -> Iterator[None]:
         yield
         return
     before = numba.get_num_threads()
-    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]  set late
+    numba.set_num_threads(min(n, _numba_most()))
     try:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+def _numba_most() -> int:
+    from numba.core import config
+
+    return int(vars(config)["NUMBA_NUM_THREADS"])  # set while the module is run

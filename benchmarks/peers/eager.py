@@ -66,9 +66,7 @@ class Eager(Contender):
             return value.detach(), torch.autograd.grad(value.sum(), list(parts.values()))
 
         def entropy() -> Any:
-            value, grads = (
-                run()
-            )  # H = log Z - E[score], and the mean of a score that is linear in theta is theta . grad
+            value, grads = run()  # H = log Z - E[score], and the mean of a score linear in theta is theta . gradient
             mean = sum((p.detach() * g).flatten(1).sum(1) for p, g in zip(parts.values(), grads, strict=True))
             return value - mean, ()
 

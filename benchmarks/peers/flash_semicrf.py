@@ -41,7 +41,7 @@ class FlashSemicrf(Package):
     def prepare(self, case: Case, model: Model, setting: Setting) -> Prepared:
         """Prefix sums, as they are its input."""
         forward: Any = self.imported().semi_crf_streaming_forward
-        B, T, K, C = case.shape
+        B, T, K, _ = case.shape
         differentiate = case.gradients or case.name == "marginals"
         own = tensors(model, Setting(setting.device, "float64"))
         dtype = getattr(torch, self.dtype or setting.dtype)
@@ -60,7 +60,7 @@ class FlashSemicrf(Package):
             if not grads:
                 return {"value": array(value)}
             sums, _, duration = grads
-            # The gradient of its transition also counts the step from the free label into the first segment, which ours does not.
+            # The gradient of its transition also counts the step into the first segment, which ours does not.
             known = {"emission": array(emission_gradient(sums.double())), "duration": array(duration)}
             return known if case.name == "marginals" else {"value": array(value), **known}
 

@@ -1,8 +1,8 @@
 """synjax: a jit-compiled scan over a materialised tensor of all arcs; the tensor's construction is not timed.
 
-Conventions: ``log_potentials[i, j, previous, next]`` is the arc that *enters* position i from position ``i - j - 1``, so
-a segment of duration k that starts at s has i = s + k - 1 and j = k - 1; the state before position 0 is label 0. float32,
-which is jax's default.
+Conventions: ``log_potentials[i, j, previous, next]`` is the arc that *enters* position i from position ``i - j - 1``,
+so a segment of duration k that starts at s has i = s + k - 1 and j = k - 1; the state before position 0 is label 0.
+float32, which is jax's default.
 """
 
 from __future__ import annotations
