@@ -209,10 +209,12 @@ def _act(program: Program) -> tuple[list[str], int]:
     names = {Expr("a", (), (f,)): f"a{f}[i]" for f in range(program.width)}
     names |= {Expr("w", (), (q,)): f"w{q}" for q in range(program.potentials)}
     text = Text(program, names)
-    text.lines += [*before, *(f"x{f} = x[{f}]" for f in range(program.width)), "for i in range(n):", *inside]
-    text.pointwise(program.act, names, text.lines, "    ")
+    text.lines += before
     for f, (output, zero) in enumerate(zip(program.act, program.semiring.zero, strict=True)):
-        text.lines.append(f"    x{f}[i] = {_number(zero)} if gone else {names[output]}")
+        own = dict(names)  # a loop for every scalar: few enough arrays in each that it vectorises
+        text.lines += [f"x{f} = x[{f}]", "for i in range(n):", *inside]
+        text.pointwise([output], own, text.lines, "    ")
+        text.lines.append(f"    x{f}[i] = {_number(zero)} if gone else {own[output]}")
     return text.lines, text.rows
 
 
