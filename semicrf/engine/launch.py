@@ -1,0 +1,88 @@
+"""What a kernel is given besides tensors: a semiring as a namespace of generated functions, and the layout of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from semicrf.compile import Program, load
+from semicrf.compile.triton import shape, triton_source
+from semicrf.engine.layout import PARTS
+from semicrf.kernels import primitives
+
+NAMES = (
+    "FAR", "constant", "exp", "finite", "indicator", "log", "log_add", "lse", "maximum", "order", "ratio", "surprisal",
+    "weigh",
+)  # fmt: skip
+ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl}
+
+
+class Constant:
+    """A namespace that a kernel takes as one constant. Triton keys its caches by ``str``: the name holds a digest."""
+
+    def __init__(self, name: str, members: Mapping[str, Any]):
+        self.name = name
+        self.__dict__.update(members)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and other.name == self.name
+
+
+@cache
+def namespace(program: Program, places: bool) -> Constant:
+    """The functions and constants of a semiring; `places`: whether a sum also finds where its choices were."""
+    made = shape(program)
+    module = load(triton_source(program), "triton", ENVIRONMENT)
+    bare = made.bare and not places
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp")}
+    members = functions | {
+        "fields": tl.constexpr(made.fields),
+        "potentials": tl.constexpr(made.potentials),
+        "ids": tl.constexpr(0 if bare else made.ids),
+        "keeps_ids": tl.constexpr(bool(made.ids) and not bare),
+        "zero": made.zero,
+        "one": made.one,
+        "empty": made.empty,
+        "nowhere": () if bare else (-1,) * made.ids,
+        "nothing": (0.0,) * made.fields,
+        "still": (0.0,) * made.potentials,
+        "unbounded": (0,) * made.potentials,
+        "levels": made.levels,
+    }
+    return Constant(f"{module.__name__}{'.bare' * bare}", members)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of all models, contiguous, and the constant that says which is which."""
+
+    tensors: tuple[Tensor, ...]
+    layout: Constant
+
+
+def parts_of(models: Sequence[Mapping[str, Tensor]]) -> Parts:
+    tensors = tuple(t.detach().contiguous() for model in models for t in model.values())
+    rows = tuple(int(t.shape[0] > 1) for t in tensors)
+    return Parts(tensors, _layout(tuple(tuple(model) for model in models), rows))
+
+
+@lru_cache(maxsize=None)
+def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Constant:
+    names = [(m, name) for m, model in enumerate(models) for name in model]
+    index = {place: i for i, place in enumerate(names)}
+    members: dict[str, Any] = {part: tuple(index.get((m, part), -1) for m in range(len(models))) for part in PARTS}
+    digest = ";".join(" ".join(model) for model in models)
+    return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": rows})
