@@ -188,3 +188,26 @@ def starts_required(parts, P: tl.constexpr, m: tl.constexpr, b, first, n, row, T
         return tl.load(p + row, mask=(t >= 0) & (t < n), other=0).to(tl.int32) != 0
     else:
         return t < t
+
+
+@triton.jit
+def tiles(parts, which: tl.constexpr, P: tl.constexpr, b, first, n, row, lab, T, C, F: tl.constexpr):
+    """(rows, labels) for every model: a part at positions first + row, 0 where it is absent; -inf outside 0..n-1."""
+    t = first + row
+    inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
+    out = ()
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
+            out = out + (tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=float("-inf")).to(F),)
+        else:
+            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def store_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
+    """Store one tensor per model into the gradients that are wanted; sequence b has `size` entries there."""
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            tl.store(grads[which[m]] + b * size + at + offsets, x[m], mask=mask)

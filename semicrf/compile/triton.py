@@ -442,11 +442,18 @@ def _check_choices(program: Program) -> None:
             raise SemiringError(f"{program.name}: the terms that sum ranks are not the ranks of its result.")
 
 
+def _check_shifts(program: Program) -> None:
+    """The kernels split an arc's potential among its ends, which is right where every potential is added."""
+    if any(n.op in ("a", "w") for n in postorder(program.act_reverse)):
+        raise SemiringError(f"{program.name}: the action of a potential is not an addition to some fields.")
+
+
 # ------------------------------------------------------------------ the module
 @cache
 def shape(program: Program) -> Shape:
     """Sizes and constants; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
     _check_choices(program)
+    _check_shifts(program)
     width = program.width
     framed = loglinear(program) is not None
     empty = _frames(program)[1] if framed else tuple(map(float, program.semiring.zero))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -59,6 +59,7 @@ def namespace(program: Program, places: bool) -> Constant:
         "nowhere": () if bare else (-1,) * made.ids,
         "nothing": (0.0,) * made.fields,
         "still": (0.0,) * made.potentials,
+        "unlimited": (2**31 - 1,) * made.potentials,
         "unbounded": (0,) * made.potentials,
         "levels": made.levels,
     }
@@ -86,3 +87,22 @@ def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Const
     members: dict[str, Any] = {part: tuple(index.get((m, part), -1) for m in range(len(models))) for part in PARTS}
     digest = ";".join(" ".join(model) for model in models)
     return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": rows})
+
+
+def gradients_of(
+    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: int, new: Callable[..., Tensor]
+) -> tuple[list[dict[str, Tensor]], Parts]:
+    """Room for the gradients of the wanted parts, one row per sequence (of durations, per span of it too)."""
+    sizes = {"B": B, "T": T, "K": K, "C": C}
+    sums: list[dict[str, Tensor]] = []
+    for want in wanted:
+        rows = {}
+        for name in sorted(want):
+            shape = [sizes[axis] for axis in PARTS[name]]
+            if name == "duration":
+                shape.insert(1, spans)
+            made = new(*shape)
+            rows[name] = made.zero_() if "T" in PARTS[name] else made  # what lies past a length is never written
+        sums.append(rows)
+    tensors = tuple(t for rows in sums for t in rows.values())
+    return sums, Parts(tensors, _layout(tuple(tuple(rows) for rows in sums), ()))

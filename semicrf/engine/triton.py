@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
-from semicrf.engine.launch import namespace, parts_of
+from semicrf.engine.launch import gradients_of, namespace, parts_of
 from semicrf.engine.plan import plan
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import scan as forward
+from semicrf.kernels import scan_vjp as backward
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 STREAMED = frozenset({"segment", "edge", "duration_transition"})
-WIDEST = 64
-"""Labels that one program's transition matrix holds."""
+REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
+SPAN = 1024
+"""Sources whose durations one program counts: a constant, so that sums have one order."""
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
@@ -53,9 +56,49 @@ def scan(
     alpha_id, g_id = (new(ids, B, *s, dtype=torch.int32) for s in (((T + 1, C), (T, 1, C)) if keep else ((), ())))
     end_id = new(ids, B, dtype=torch.int32)
     u, frames = new(d, B, cut.ring, C, dtype=dtype), new(p, B, cut.ring // cut.rows, C)
-    real = forward.tl.float64 if dtype == torch.float64 else forward.tl.float32
     forward.scan[(B,)](
         parts.tensors, lengths, value, alpha, g, offset, alpha_id, g_id, end_id, u, frames, T, K, C, cut.ring - 1,
-        S, parts.layout, real, keep, cut.labels, cut.rows, cut.group, num_warps=cut.warps,
+        S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group, num_warps=cut.warps,
     )  # fmt: skip
     return State(value, alpha, g, offset, alpha_id, g_id, end_id)
+
+
+def scan_vjp(
+    program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int,
+    state: State, cotangent: Tensor, wanted: list[set[str]],
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
+    B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, True)
+
+    def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return lengths.new_empty(shape, dtype=dtype)
+
+    spans = -(-T // SPAN)
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new)
+    bar, z, begin = new(d, B, T + 1, C), new(p, B, T + 1, C), new(p, B, T + 1, C)
+    limit, frames = new(p, B, T + 1, C, dtype=torch.int32), new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
+    sizes = S, parts.layout, grads.layout, REAL[dtype], cut.labels, cut.rows
+    backward.scan_vjp[(B,)](
+        parts.tensors, grads.tensors, lengths, cotangent.contiguous(), state.value, state.alpha, state.g, state.offset,
+        state.alpha_id, state.g_id, state.end_id, bar, z, begin, limit, frames, T, K, C, *sizes, cut.group,
+        num_warps=cut.warps,
+    )  # fmt: skip
+    if any("duration" in w for w in wanted):
+        backward.duration_counts[(B, -(-K // 4), spans)](
+            parts.tensors, grads.tensors, lengths, state.alpha, state.g, state.alpha_id, bar, z, begin, limit, frames,
+            T, K, C, SPAN, *sizes, 4, 4, num_warps=4,
+        )  # fmt: skip
+    return [
+        {n: _shared(n, sums[m][n], model[n]) for n in want}
+        for m, (model, want) in enumerate(zip(models, wanted, strict=True))
+    ]
+
+
+def _shared(name: str, total: Tensor, like: Tensor) -> Tensor:
+    """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
+    if name == "duration":
+        total = total.sum(1) if total.shape[1] > 1 else total[:, 0]
+    if like.shape[0] == 1 and total.shape[0] != 1:
+        total = total.sum(0, keepdim=True)
+    return total.to(like.dtype)
