@@ -40,6 +40,11 @@ class Constant:
         return isinstance(other, Constant) and other.name == self.name
 
 
+def _numbers(values: Sequence[float]) -> Any:
+    """A tuple of numbers as a kernel passes it on to functions; bare ones are not taken by every Triton."""
+    return tl.tuple([tl.constexpr(v) for v in values])
+
+
 @cache
 def namespace(program: Program, places: bool) -> Constant:
     """The functions and constants of a semiring; `places`: whether a sum also finds where its choices were."""
@@ -53,15 +58,15 @@ def namespace(program: Program, places: bool) -> Constant:
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),
         "keeps_ids": tl.constexpr(bool(made.ids) and not bare),
-        "zero": made.zero,
-        "one": made.one,
-        "empty": made.empty,
-        "nowhere": () if bare else (-1,) * made.ids,
-        "nothing": (0.0,) * made.fields,
-        "still": (0.0,) * made.potentials,
-        "unlimited": (2**31 - 1,) * made.potentials,
-        "unbounded": (0,) * made.potentials,
-        "levels": made.levels,
+        "zero": _numbers(made.zero),
+        "one": _numbers(made.one),
+        "empty": _numbers(made.empty),
+        "nowhere": _numbers(() if bare else (-1,) * made.ids),
+        "nothing": _numbers((0.0,) * made.fields),
+        "still": _numbers((0.0,) * made.potentials),
+        "unlimited": _numbers((2**31 - 1,) * made.potentials),
+        "unbounded": _numbers((0,) * made.potentials),
+        "levels": _numbers(made.levels),
     }
     return Constant(f"{module.__name__}{'.bare' * bare}", members)
 
@@ -84,9 +89,9 @@ def parts_of(models: Sequence[Mapping[str, Tensor]]) -> Parts:
 def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Constant:
     names = [(m, name) for m, model in enumerate(models) for name in model]
     index = {place: i for i, place in enumerate(names)}
-    members: dict[str, Any] = {part: tuple(index.get((m, part), -1) for m in range(len(models))) for part in PARTS}
+    members: dict[str, Any] = {part: _numbers([index.get((m, part), -1) for m in range(len(models))]) for part in PARTS}
     digest = ";".join(" ".join(model) for model in models)
-    return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": rows})
+    return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": _numbers(rows)})
 
 
 def gradients_of(

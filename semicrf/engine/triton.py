@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,7 @@ from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import scan as forward
 from semicrf.kernels import scan_vjp as backward
+from semicrf.kernels import walk
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 STREAMED = frozenset({"segment", "edge", "duration_transition"})
@@ -34,7 +37,12 @@ def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     return True
 
 
-def _real(models: list[dict[str, Tensor]]) -> torch.dtype:
+def stored(models: Sequence[Mapping[str, Tensor]]) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes of a state: of elements and of choices."""
+    return _real(models), torch.int32
+
+
+def _real(models: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
     """The dtype that a sweep computes in: float64 for float64 inputs, float32 for others."""
     return torch.float64 if any(t.dtype == torch.float64 for m in models for t in m.values()) else torch.float32
 
@@ -102,3 +110,12 @@ def _shared(name: str, total: Tensor, like: Tensor) -> Tensor:
     if like.shape[0] == 1 and total.shape[0] != 1:
         total = total.sum(0, keepdim=True)
     return total.to(like.dtype)
+
+
+def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
+    """Marks (B, T) of the best path and labels there, as `semicrf.engine.walk.best` has them, without a round trip."""
+    B, T, columns, C = g_id.shape[1:]
+    marks = torch.zeros(B, T, dtype=torch.uint8, device=lengths.device)
+    labels = torch.full((B, T), -1, device=lengths.device)
+    walk.best[(B,)](lengths, alpha_id, g_id, end_id, marks, labels, T, C, columns, num_warps=1)
+    return marks.view(torch.bool), labels
