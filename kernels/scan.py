@@ -8,6 +8,7 @@ from semicrf.kernels.state import (
     constants,
     convert,
     durations,
+    emitted,
     expand,
     load_tuple,
     local_sums,
@@ -24,9 +25,12 @@ from semicrf.kernels.state import (
 
 
 @triton.jit
-def far(parts, u, ustride, frames, fstride, low, base, b, t0, K, C, ring, S: tl.constexpr, P: tl.constexpr,
-        F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0, SB at a time."""
+def far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S: tl.constexpr, F: tl.constexpr,
+        CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0, SB at a time.
+
+    CUT: whether `low` forbids any of them.
+    """
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
     q = tl.arange(0, SB)
@@ -42,13 +46,20 @@ def far(parts, u, ustride, frames, fstride, low, base, b, t0, K, C, ring, S: tl.
             moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
         x = expand(S.act(x, moved), 0)
         k = (1 + j0 + row)[:, None] + q[None, :]
-        inside = ((s >= 0)[None, :, None]) & (lab < C)[None, None, :]
-        d = durations(parts, P, b, k[:, :, None], lab[None, None, :], inside, K, C, F)
-        w = ()
-        for m in tl.static_range(S.potentials):
-            w = w + (tl.where(s[None, :, None] >= low[m][:, None, :], d[m], float("-inf")),)
+        w = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
+        if CUT:
+            w = after(w, s[None, :, None], expand(low, 1))
         acc = S.merge(acc, S.group(S.act(x, w), (k - 1)[:, :, None], 1))
     return acc
+
+
+@triton.jit
+def after(w, s, low):
+    """Potentials of arcs from sources s, -inf before the first that is allowed."""
+    out = ()
+    for m in tl.static_range(len(w)):
+        out = out + (tl.where(s >= low[m], w[m], float("-inf")),)
+    return out
 
 
 @triton.jit
@@ -67,6 +78,24 @@ def bounds(parts, P: tl.constexpr, holes, carried, b, t0, n, row, T):
 
 
 @triton.jit
+def tightest(low):
+    """The largest bound of a tile, over models and labels."""
+    most = tl.max(tl.max(low[0], 0), 0)
+    for m in tl.static_range(len(low) - 1):
+        most = tl.maximum(most, tl.max(tl.max(low[m + 1], 0), 0))
+    return most
+
+
+@triton.jit
+def add_finite(total, x, less):
+    """total + x - less, where x is not -inf (that is a bound, not a number); - less where it is."""
+    out = ()
+    for m in tl.static_range(len(total)):
+        out = out + (total[m] + (tl.where(x[m] == float("-inf"), 0.0, x[m]) - less[m]),)
+    return out
+
+
+@triton.jit
 def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
     """The sum over final labels, and what its offset takes it back to, in float64."""
     ends = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)
@@ -78,9 +107,10 @@ def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexp
         store_tuple(end_id + b, B, 0, take(r, S.fields, S.fields + S.ids), b >= 0)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "ring"])
+@triton.jit(do_not_specialize=["T", "K", "C", "ring", "drows", "dbatch"])
 def scan(
-    parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, T, K, C, ring, S: tl.constexpr,
+    parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, table, T, K, C, ring, drows,
+    dbatch, S: tl.constexpr,
     P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
@@ -101,7 +131,9 @@ def scan(
     ustride, fstride = B * R * C, B * (R // TB) * C
     u += b * R * C
     frames += b * (R // TB) * C
-    leads = transitions(parts, P, b, prev, lab, C, F)
+    dstride = dbatch.to(tl.int64) * drows * CP
+    table += tl.minimum(b, dbatch - 1) * drows * CP
+    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
     base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
@@ -119,31 +151,35 @@ def scan(
         store_tuple(alpha_id, astride, lab, constants(S.nowhere, tl.zeros([CP], tl.int32)), inside)
         store_tuple(g_id, gstride, lab, constants(S.nowhere, tl.zeros([CP], tl.int32)), inside)
     for t0 in range(0, n, TB):
-        sums, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
+        _, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
         store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
         tl.debug_barrier()
-        acc = far(parts, u, ustride, frames, fstride, low, base, b, t0, K, C, ring, S, P, F, CP, TB, SB)
+        if tightest(low) > t0 + 1 - K:
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, True, CP, TB, SB)
+        else:
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, False, CP, TB, SB)
         a = last
+        e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
         for i in range(0, TB):
             t = t0 + 1 + i
             k = row - i
-            d = durations(parts, P, b, k[:, None], lab[None, :], inside[None, :], K, C, F)
+            d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+            now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
             ends = vectors(parts, P.segment_end, P, b, (t - 1) * C.to(tl.int64), wide * C, lab, inside & (t <= n), F)
             begins = vectors(parts, P.segment_start, P, b, t * C.to(tl.int64), wide * C, lab, inside & (t < n), F)
             here = (row == i)[:, None]
-            e = pick(sums, here)
-            r = S.finish(pick(acc, here))
+            e = add_finite(e, now, drift)
+            r = S.finish(pick(acc, here, S, "accumulator"))
             a = S.act(take(r, 0, S.fields), plus(ends, e))
             last = select(t == n, a, last)
             y = S.act(expand(a, 1), leads)
             gr = S.finish(S.group(y, prev[:, None], 0))
             gx = take(gr, 0, S.fields)
             v = ()
-            w = ()
             for m in tl.static_range(S.potentials):
                 v = v + (begins[m] - e[m],)
-                w = w + (tl.where(t >= low[m], d[m], float("-inf")),)
+            w = after(d, t, low)
             ux = S.act(gx, v)
             store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
             if KEEP:
@@ -155,7 +191,6 @@ def scan(
                     store_tuple(g_id, gstride, at, take(gr, S.fields, S.fields + S.ids), inside & (t < n))
             near = S.single(S.act(expand(ux, 0), w), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
             acc = select((row > i)[:, None], S.merge(acc, near), acc)
-        made = pick(sums, (row == TB - 1)[:, None])
         if KEEP:
             for m in tl.static_range(S.potentials):
                 o = offset[m] + drift[m].to(tl.float64) * (row + 1).to(tl.float64)
@@ -171,7 +206,7 @@ def scan(
             rows = tl.minimum(n - t0, TB).to(tl.float64)
             here = o0[m] + d0[m].to(tl.float64) * rows
             offset = offset + (here + tl.where(done, 0.0, level.to(tl.float64)),)
-            base = base + (b0[m] + (level - made[m]).to(tl.float64),)
+            base = base + (b0[m] + (level - e[m]).to(tl.float64),)
             drift = drift + (d0[m] + level / TB,)
             carried = carried + (tl.max(low[m], 0),)
     total(parts, last, offset, b, lab, C, value, B, end_id, S, P, F)

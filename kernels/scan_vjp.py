@@ -9,6 +9,7 @@ from semicrf.kernels.state import (
     constants,
     convert,
     durations,
+    emitted,
     expand,
     load_tuple,
     local_sums,
@@ -47,9 +48,8 @@ def pulled_back(g, y, x, w, id, place, S: tl.constexpr):
 
 
 @triton.jit
-def far_bar(parts, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, b, s0, n, K, C,
-            S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-            SB: tl.constexpr):  # fmt: skip
+def far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
+            S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
     """Cotangents (rows, labels) of sources s0 + row from the destinations beyond their tile, SB at a time."""
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
@@ -66,8 +66,7 @@ def far_bar(parts, us, high, base, alpha, bar, alpha_id, z, astride, frames, fst
         ends = load_tuple(z, astride, at, here, S.still, F)
         shift = load_tuple(frames, fstride, ((s0 + TB + j0) // TB) * C + lab, lab < C, S.still, tl.float64)
         k = TB + j0 + q[None, :] - row[:, None]
-        inside = (t <= n)[None, :, None] & (lab < C)[None, None, :]
-        d = durations(parts, P, b, k[:, :, None], lab[None, None, :], inside, K, C, F)
+        d = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
         w = ()
         for m in tl.static_range(S.potentials):
             x = d[m] + (ends[m] + (shift[m] - base[m]).to(F)[None, :])[None, :, :]
@@ -98,10 +97,10 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
     return take(pulled, 0, S.fields)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C"])
+@triton.jit(do_not_specialize=["T", "K", "C", "drows", "dbatch"])
 def scan_vjp(
     parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, bar, z, begin, limit, frames,
-    T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+    table, T, K, C, drows, dbatch, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     SB: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
@@ -125,7 +124,9 @@ def scan_vjp(
     g_id += b * T * labels
     offsets += b * (T + 1)
     frames += b * blocks * labels
-    leads = transitions(parts, P, b, prev, lab, C, F)
+    dstride = dbatch.to(tl.int64) * drows * CP
+    table += tl.minimum(b, dbatch - 1) * drows * CP
+    leads = transitions(parts, P, b, lab[None, :], prev[:, None], C, F)  # (next, previous)
     nothing = tl.zeros([CP], F)
     at_end = load_tuple(alpha, astride, n * labels + lab, inside, S.zero, F)
     offset = load_tuple(offsets, ostride, n, b >= 0, S.still, tl.float64)
@@ -142,14 +143,14 @@ def scan_vjp(
         step = ()
         for m in tl.static_range(S.potentials):
             within = (s >= 1) & (s <= n)
-            now = tl.load(offsets + m * ostride + s, mask=within, other=0.0)
+            level = tl.load(offsets + m * ostride + s, mask=within, other=0.0)
             before = tl.load(offsets + m * ostride + s - 1, mask=within, other=0.0)
-            step = step + ((now - before).to(F)[:, None],)
-        sums, holes = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
+            step = step + ((level - before).to(F)[:, None],)
+        sums, _ = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
         high = limits(parts, P, carried, b, s0, n, row, lab, T, C, S.still, F)
         ends = plus(tiles(parts, P.segment_end, P, b, s0 - 1, n, row, lab, T, C, F), sums)
         starts = tiles(parts, P.segment_start, P, b, s0, n, row, lab, T, C, F)
-        made = pick(sums, (row == TB - 1)[:, None])
+        made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
         b0, c0 = base, carried
         base, carried, v = (), (), ()
         for m in tl.static_range(S.potentials):
@@ -165,30 +166,32 @@ def scan_vjp(
         tl.debug_barrier()
         gs = load_tuple(g, gstride, at, (s < n)[:, None] & inside[None, :], S.zero, F)
         us = S.act(gs, v)
-        total = far_bar(parts, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, b, s0, n, K, C, S, P,
-                        F, CP, TB, SB)  # fmt: skip
+        total = far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
+                        S, F, CP, TB, SB)  # fmt: skip
         for back in range(0, TB):
             i = TB - 1 - back
             t = s0 + i
             k = i - row
             here = (row == i)[:, None]
-            d = durations(parts, P, b, k[:, None], lab[None, :], inside[None, :] & (t <= n), K, C, F)
+            d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
             line = t * labels + lab
             a = load_tuple(alpha, astride, line, inside & (t <= n), S.zero, F)
             a_id = load_tuple(alpha_id, astride, line, inside & (t <= n), S.nowhere, tl.int32)
             gi = load_tuple(g, gstride, line, inside & (t < n), S.zero, F)
             gi_id = load_tuple(g_id, gstride, line, inside & (t < n), S.nowhere, tl.int32)
-            started = S.act_vjp(pick(total, here), gi, pick(v, here))
+            zi = load_tuple(z, astride, line, inside & (t <= n), S.still, F)
+            vi = load_tuple(begin, astride, line, inside & (t <= n), S.still, F)
+            now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
+            started = S.act_vjp(pick(total, here, S, "fields"), gi, vi)
             g_bar = take(started, 0, S.fields)
-            lead = pulled_back(expand(g_bar, 0), expand(gi, 0), expand(a, 1), leads, expand(gi_id, 0),
-                               prev[:, None], S)  # fmt: skip
+            lead = pulled_back(expand(g_bar, 1), expand(gi, 1), expand(a, 0), leads, expand(gi_id, 1),
+                               lab[None, :], S)  # fmt: skip
             leads_bar = plus(leads_bar, take(lead, S.fields, S.fields + S.potentials))
-            into = add_up(lead, 1, S.fields)
+            into = add_up(lead, 0, S.fields)
             a_bar = ()
             for f in tl.static_range(S.fields):
                 a_bar = a_bar + (into[f] + tl.where(t == n, last[f], 0.0),)
             store_tuple(bar, astride, line, a_bar, inside & (t <= n))
-            zi = pick(ends, here)
             ended = S.act_vjp(a_bar, a, zi)
             w = ()
             m0 = mass
@@ -197,8 +200,7 @@ def scan_vjp(
             for m in tl.static_range(S.potentials):
                 change = ended[S.fields + m] - started[S.fields + m]
                 mass = mass + (m0[m] + change.to(tl.float64),)
-                hole = tl.sum(tl.where(here & holes[m], 1, 0), 0) > 0
-                whole = whole + (tl.where(hole, 0.0, mass[m]).to(F),)
+                whole = whole + (tl.where(now[m] == float("-inf"), 0.0, mass[m]).to(F),)
                 x = d[m] + zi[m][None, :]
                 w = w + (tl.where(t <= high[m], x, float("-inf")),)
             store_grads(grads, G.emission, b, T * labels, (t - 1) * labels, lab, whole, inside & (t >= 1) & (t <= n))
@@ -214,13 +216,14 @@ def scan_vjp(
     first = vectors(parts, P.start, P, b, 0, C, lab, inside, F)
     begun = S.act_vjp(g_bar, constants(S.one, nothing), first)
     store_grads(grads, G.start, b, C, 0, lab, take(begun, S.fields, S.fields + S.potentials), inside)
-    store_grads(grads, G.transition, b, labels * C, 0, prev[:, None] * C + lab[None, :], leads_bar,
+    store_grads(grads, G.transition, b, labels * C, 0, lab[None, :] * C + prev[:, None], leads_bar,
                 (prev < C)[:, None] & inside[None, :])  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "span"])
+@triton.jit(do_not_specialize=["T", "K", "C", "drows", "dbatch", "span"])
 def duration_counts(
-    parts, grads, lengths, alpha, g, alpha_id, bar, z, begin, limit, frames, T, K, C, span, S: tl.constexpr,
+    parts, grads, lengths, alpha, g, alpha_id, bar, z, begin, limit, frames, table, T, K, C, drows,
+    dbatch, span, S: tl.constexpr,
     P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, KB: tl.constexpr,
     SB: tl.constexpr,
 ):  # fmt: skip
@@ -240,7 +243,9 @@ def duration_counts(
     whole = b * (T + 1) * labels
     frames += b * blocks * labels
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
-    d = durations(parts, P, b, k[:, None, None], lab[None, None, :], inside, K, C, F)
+    table += tl.minimum(b, dbatch - 1) * drows * CP
+    k_in = tl.minimum(k, K)[:, None, None]
+    d = durations(table, dbatch.to(tl.int64) * drows * CP, k_in, lab[None, None, :], S, CP, TB)
     total = constants(S.still, tl.zeros([KB, CP], F))
     for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
         s = s0 + q

@@ -42,12 +42,26 @@ def select(condition, x, y):
 
 
 @triton.jit
-def pick(x, here):
-    """The row of every tensor of a tuple where `here`, a column of truths, holds."""
+def pick(x, here, S: tl.constexpr, kind: tl.constexpr):
+    """The row of every tensor of a tuple (an accumulator, fields or potentials, by `kind`) where `here`, a column of truths, holds: one reduction of them all.
+    The interpreter reduces tuples one number at a time, so it takes them one by one.
+    """
     out = ()
     for i in tl.static_range(len(x)):
-        out = out + (tl.sum(tl.where(here, x[i], 0), 0),)
-    return out
+        out = out + (tl.where(here, x[i], 0),)
+    if len(x) == 1:
+        return (tl.sum(out[0], 0),)
+    elif S.together and kind == "accumulator":
+        return tl.reduce(out, 0, S.add)
+    elif S.together and kind == "fields":
+        return tl.reduce(out, 0, S.add_fields)
+    elif S.together:
+        return tl.reduce(out, 0, S.add_potentials)
+    else:
+        apart = ()
+        for i in tl.static_range(len(x)):
+            apart = apart + (tl.sum(out[i], 0),)
+        return apart
 
 
 @triton.jit
@@ -118,14 +132,14 @@ def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask,
 
 
 @triton.jit
-def transitions(parts, P: tl.constexpr, b, prev, lab, C, F: tl.constexpr):
-    """(previous, next) for every model; -inf outside the labels."""
-    mask = (prev < C)[:, None] & (lab < C)[None, :]
+def transitions(parts, P: tl.constexpr, b, prev, next, C, F: tl.constexpr):
+    """A matrix for every model, over `prev` and `next`, which broadcast together; -inf outside the labels."""
+    mask = (prev < C) & (next < C)
     out = ()
     for m in tl.static_range(len(P.transition)):
         if P.transition[m] >= 0:
             p = row_of(parts, P.transition[m], P, b, C * C)
-            w = tl.load(p + prev[:, None] * C + lab[None, :], mask=mask, other=float("-inf")).to(F)
+            w = tl.load(p + prev * C + next, mask=mask, other=float("-inf")).to(F)
         else:
             w = tl.where(mask, tl.zeros(mask.shape, F), float("-inf"))
         out = out + (w,)
@@ -133,17 +147,45 @@ def transitions(parts, P: tl.constexpr, b, prev, lab, C, F: tl.constexpr):
 
 
 @triton.jit
-def durations(parts, P: tl.constexpr, b, k, lab, mask, K, C, F: tl.constexpr):
-    """The scores of durations k for every model, -inf outside 1..K and where masked; k and lab broadcast together."""
-    allowed = mask & (k >= 1) & (k <= K)
+def emitted(parts, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
+    """(labels,) for every model: the emissions of position t, -inf included; 0 outside 0..n-1 and where absent."""
+    inside = (t >= 0) & (t < n) & (lab < C)
     out = ()
+    for m in tl.static_range(len(P.emission)):
+        if P.emission[m] >= 0:
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + t * C.to(tl.int64)
+            out = out + (tl.load(p + lab, mask=inside, other=0.0).to(F),)
+        else:
+            out = out + (tl.zeros(lab.shape, F),)
+    return out
+
+
+@triton.jit
+def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
+    """The scores of durations k for every model, from the table that `tabulate` makes: no mask is needed."""
+    out = ()
+    for m in tl.static_range(S.potentials):
+        out = out + (tl.load(table + m * stride + (k + TB) * CP + lab),)
+    return out
+
+
+@triton.jit(do_not_specialize=["K", "C", "rows"])
+def tabulate(parts, table, K, C, rows, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+             JB: tl.constexpr):  # fmt: skip
+    """Durations -TB, 1 - TB, ... of every model and sequence, -inf outside 1..K and outside the labels."""
+    b = tl.program_id(0).to(tl.int64)
+    j = tl.program_id(1) * JB + tl.arange(0, JB)
+    lab = tl.arange(0, CP)
+    k = (j - TB)[:, None]
+    allowed = (k >= 1) & (k <= K) & (lab < C)[None, :]
     for m in tl.static_range(len(P.duration)):
         if P.duration[m] >= 0:
             p = row_of(parts, P.duration[m], P, b, K.to(tl.int64) * C)
-            out = out + (tl.load(p + (k - 1) * C + lab, mask=allowed, other=float("-inf")).to(F),)
+            d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
         else:
-            out = out + (tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf")),)
-    return out
+            d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
+        out = table + (m * tl.num_programs(0) + b) * rows * CP
+        tl.store(out + j[:, None] * CP + lab[None, :], d, mask=(j < rows)[:, None])
 
 
 @triton.jit

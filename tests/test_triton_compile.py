@@ -28,7 +28,7 @@ STORED = {
     **dict.fromkeys(("value", "offsets", "frames", "cotangent"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id", "limit"), "*i32"),
     **dict.fromkeys(("alpha", "g", "u", "bar", "z", "begin", "table"), "*fp32"),
-    **dict.fromkeys(("T", "K", "C", "ring", "span"), "i32"),
+    **dict.fromkeys(("T", "K", "C", "ring", "span", "drows", "dbatch"), "i32"),
     "lengths": "*i64",
 }
 

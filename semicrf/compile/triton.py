@@ -466,6 +466,14 @@ def shape(program: Program) -> Shape:
     )  # fmt: skip
 
 
+def _adder(name: str, n: int) -> str:
+    """What combines two tuples of n numbers in a reduction that adds each of them up."""
+    left, right = ([f"{side}{i}" for i in range(n)] for side in "ab")
+    sums = [f"{a} + {b}" for a, b in zip(left, right, strict=True)]
+    body = f"return {', '.join(sums)}"
+    return f"@triton.jit\ndef {name}({', '.join(left + right)}):\n    {body}\n"
+
+
 @cache
 def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
@@ -474,5 +482,11 @@ def triton_source(program: Program) -> str:
         accumulator = _frames(program)[2]
     else:
         accumulator = _plain(program, ids=bool(program.ids)) + (_plain(program, ids=False) if made.bare else [])
+    adders = [
+        _adder("add", made.sums + made.ids),
+        _adder("add_bare", made.sums),
+        _adder("add_fields", made.fields),
+        _adder("add_potentials", made.potentials),
+    ]
     head = f'"""{program.key}: generated from the text of the semiring; do not edit."""\n'
-    return "\n\n".join([head, _act(program), _act_vjp(program), *accumulator, _sum_vjp(program)])
+    return "\n\n".join([head, _act(program), _act_vjp(program), *accumulator, _sum_vjp(program), *adders])

@@ -51,9 +51,10 @@ def namespace(program: Program, places: bool) -> Constant:
     made = shape(program)
     module = load(triton_source(program), "triton", ENVIRONMENT)
     bare = made.bare and not places
-    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish")}
-    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp")}
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
     members = functions | {
+        "together": tl.constexpr(not triton.knobs.runtime.interpret),
         "fields": tl.constexpr(made.fields),
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),

@@ -16,18 +16,39 @@ class Plan:
     warps: int
 
 
+    @property
+    def table(self) -> int:
+        """Rows that a table of durations has beyond K: those before duration 1, and those read past K."""
+        return 3 * self.rows + self.group + 1
+
+
+MANY = 1 << 30
+
+
 def power(n: int) -> int:
     """The least power of two that is not less than n."""
     return 1 << max(0, n - 1).bit_length()
 
 
-def plan(K: int, C: int, width: int, interpreted: bool = False) -> Plan:
+# Measured on an H100: longest K, most labels of a row, then (rows, group, warps) of the forward and the reverse sweep.
+TABLE = (
+    (4, 32, (4, 4, 1), (16, 4, 8)),
+    (12, 16, (16, 4, 1), (8, 4, 4)),
+    (24, 16, (4, 4, 1), (8, 4, 4)),
+    (48, 32, (8, 4, 4), (16, 4, 8)),
+    (256, 32, (16, 4, 4), (16, 4, 8)),
+    (MANY, 32, (16, 4, 8), (16, 4, 8)),
+    (MANY, 64, (8, 4, 8), (8, 4, 8)),
+    (MANY, 128, (4, 2, 8), (4, 2, 8)),
+    (MANY, MANY, (4, 2, 16), (4, 2, 16)),
+)
+
+
+def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = False) -> Plan:
     """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
     labels = power(max(C, 2))
-    if interpreted:
-        rows, group, warps = 4, 2, 1
-    else:
-        rows = 4 if labels > 64 else 8 if labels > 32 or K <= 8 else 16
-        group = 4 if labels <= 64 else 2
-        warps = 1 if labels * labels <= 256 and K <= 32 else 8 if labels > 64 else 4
+    longest = next(row for row in TABLE if K <= row[0] and labels <= row[1])
+    rows, group, warps = (4, 2, 1) if interpreted else longest[3 if reverse else 2]
+    if width > 2 and not interpreted:  # an accumulator of several numbers needs more registers
+        rows, group, warps = min(rows, 8), min(group, 2), max(warps, 4)
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)

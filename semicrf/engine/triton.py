@@ -11,12 +11,13 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
-from semicrf.engine.launch import gradients_of, namespace, parts_of
-from semicrf.engine.plan import plan
+from semicrf.engine.launch import Parts, gradients_of, namespace, parts_of
+from semicrf.engine.plan import Plan, plan
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import scan as forward
 from semicrf.kernels import scan_vjp as backward
+from semicrf.kernels import state as tables
 from semicrf.kernels import walk
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -47,6 +48,17 @@ def _real(models: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for m in models for t in m.values()) else torch.float32
 
 
+def _table(parts: Parts, K: int, C: int, cut: Plan, p: int, B: int, like: Tensor) -> tuple[Tensor, int, int]:
+    """The scores of durations by model, sequence (or one for all) and duration, padded with -inf; and its sizes."""
+    layout, rows = parts.layout, K + cut.table
+    batch = B if any(i >= 0 and layout.rows[i] for i in map(int, layout.duration)) else 1
+    table = like.new_empty(p, batch, rows, cut.labels)
+    tables.tabulate[(batch, -(-rows // 16))](
+        parts.tensors, table, K, C, rows, layout, REAL[table.dtype], cut.labels, cut.rows, 16, num_warps=4
+    )
+    return table, rows, batch
+
+
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
@@ -64,9 +76,10 @@ def scan(
     alpha_id, g_id = (new(ids, B, *s, dtype=torch.int32) for s in (((T + 1, C), (T, 1, C)) if keep else ((), ())))
     end_id = new(ids, B, dtype=torch.int32)
     u, frames = new(d, B, cut.ring, C, dtype=dtype), new(p, B, cut.ring // cut.rows, C)
+    table, rows, batch = _table(parts, K, C, cut, p, B, u)
     forward.scan[(B,)](
-        parts.tensors, lengths, value, alpha, g, offset, alpha_id, g_id, end_id, u, frames, T, K, C, cut.ring - 1,
-        S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group, num_warps=cut.warps,
+        parts.tensors, lengths, value, alpha, g, offset, alpha_id, g_id, end_id, u, frames, table, T, K, C,
+        cut.ring - 1, rows, batch, S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group, num_warps=cut.warps,
     )  # fmt: skip
     return State(value, alpha, g, offset, alpha_id, g_id, end_id)
 
@@ -77,7 +90,7 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
-    cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, True)
+    cut, parts, S = plan(K, C, d, INTERPRETED, reverse=True), parts_of(models), namespace(program, True)
 
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
@@ -86,16 +99,18 @@ def scan_vjp(
     sums, grads = gradients_of(wanted, B, T, K, C, spans, new)
     bar, z, begin = new(d, B, T + 1, C), new(p, B, T + 1, C), new(p, B, T + 1, C)
     limit, frames = new(p, B, T + 1, C, dtype=torch.int32), new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
+    table, rows, batch = _table(parts, K, C, cut, p, B, bar)
     sizes = S, parts.layout, grads.layout, REAL[dtype], cut.labels, cut.rows
     backward.scan_vjp[(B,)](
         parts.tensors, grads.tensors, lengths, cotangent.contiguous(), state.value, state.alpha, state.g, state.offset,
-        state.alpha_id, state.g_id, state.end_id, bar, z, begin, limit, frames, T, K, C, *sizes, cut.group,
+        state.alpha_id, state.g_id, state.end_id, bar, z, begin, limit, frames, table, T, K, C, rows,
+        batch, *sizes, cut.group,
         num_warps=cut.warps,
     )  # fmt: skip
     if any("duration" in w for w in wanted):
         backward.duration_counts[(B, -(-K // 4), spans)](
             parts.tensors, grads.tensors, lengths, state.alpha, state.g, state.alpha_id, bar, z, begin, limit, frames,
-            T, K, C, SPAN, *sizes, 4, 4, num_warps=4,
+            table, T, K, C, rows, batch, SPAN, *sizes, 4, 4, num_warps=4,
         )  # fmt: skip
     return [
         {n: _shared(n, sums[m][n], model[n]) for n in want}
