@@ -131,8 +131,8 @@ def scan(
     ustride, fstride = B * R * C, B * (R // TB) * C
     u += b * R * C
     frames += b * (R // TB) * C
-    dstride = dbatch.to(tl.int64) * drows * CP
-    table += tl.minimum(b, dbatch - 1) * drows * CP
+    dstride = dbatch.to(tl.int64) * drows * (CP + 1)
+    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
     leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))

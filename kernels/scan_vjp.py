@@ -124,8 +124,8 @@ def scan_vjp(
     g_id += b * T * labels
     offsets += b * (T + 1)
     frames += b * blocks * labels
-    dstride = dbatch.to(tl.int64) * drows * CP
-    table += tl.minimum(b, dbatch - 1) * drows * CP
+    dstride = dbatch.to(tl.int64) * drows * (CP + 1)
+    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
     leads = transitions(parts, P, b, lab[None, :], prev[:, None], C, F)  # (next, previous)
     nothing = tl.zeros([CP], F)
     at_end = load_tuple(alpha, astride, n * labels + lab, inside, S.zero, F)
@@ -243,9 +243,9 @@ def duration_counts(
     whole = b * (T + 1) * labels
     frames += b * blocks * labels
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
-    table += tl.minimum(b, dbatch - 1) * drows * CP
+    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
     k_in = tl.minimum(k, K)[:, None, None]
-    d = durations(table, dbatch.to(tl.int64) * drows * CP, k_in, lab[None, None, :], S, CP, TB)
+    d = durations(table, dbatch.to(tl.int64) * drows * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
     total = constants(S.still, tl.zeros([KB, CP], F))
     for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
         s = s0 + q

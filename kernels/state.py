@@ -165,7 +165,7 @@ def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.c
     """The scores of durations k for every model, from the table that `tabulate` makes: no mask is needed."""
     out = ()
     for m in tl.static_range(S.potentials):
-        out = out + (tl.load(table + m * stride + (k + TB) * CP + lab),)
+        out = out + (tl.load(table + m * stride + (k + TB) * (CP + 1) + lab),)
     return out
 
 
@@ -184,8 +184,8 @@ def tabulate(parts, table, K, C, rows, P: tl.constexpr, F: tl.constexpr, CP: tl.
             d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
         else:
             d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
-        out = table + (m * tl.num_programs(0) + b) * rows * CP
-        tl.store(out + j[:, None] * CP + lab[None, :], d, mask=(j < rows)[:, None])
+        out = table + (m * tl.num_programs(0) + b) * rows * (CP + 1)
+        tl.store(out + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
 
 
 @triton.jit

@@ -52,7 +52,7 @@ def _table(parts: Parts, K: int, C: int, cut: Plan, p: int, B: int, like: Tensor
     """The scores of durations by model, sequence (or one for all) and duration, padded with -inf; and its sizes."""
     layout, rows = parts.layout, K + cut.table
     batch = B if any(i >= 0 and layout.rows[i] for i in map(int, layout.duration)) else 1
-    table = like.new_empty(p, batch, rows, cut.labels)
+    table = like.new_empty(p, batch, rows, cut.labels + 1)
     tables.tabulate[(batch, -(-rows // 16))](
         parts.tensors, table, K, C, rows, layout, REAL[table.dtype], cut.labels, cut.rows, 16, num_warps=4
     )
