@@ -96,14 +96,15 @@ def add_finite(total, x, less):
 
 
 @triton.jit
-def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr):
+def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr,
+          KEEP: tl.constexpr):  # fmt: skip
     """The sum over final labels, and what its offset takes it back to, in float64."""
     ends = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)
     r = S.finish(S.group(S.act(last, ends), lab, 0))
     B = tl.num_programs(0)
     x = S.act(convert(take(r, 0, S.fields), tl.float64), offset)
     store_tuple(value + b, vstride, 0, x, b >= 0)
-    if S.keeps_ids:
+    if KEEP and S.keeps_ids:
         store_tuple(end_id + b, B, 0, take(r, S.fields, S.fields + S.ids), b >= 0)
 
 
@@ -209,4 +210,4 @@ def scan(
             base = base + (b0[m] + (level - e[m]).to(tl.float64),)
             drift = drift + (d0[m] + level / TB,)
             carried = carried + (tl.max(low[m], 0),)
-    total(parts, last, offset, b, lab, C, value, B, end_id, S, P, F)
+    total(parts, last, offset, b, lab, C, value, B, end_id, S, P, F, KEEP)

@@ -64,6 +64,18 @@ def test_values_and_gradients_are_the_references(name, size):
 
 
 @runs
+@pytest.mark.parametrize("name", ["CrossEntropy", "KL"])
+def test_infinite_divergences(name):
+    """q forbids some of what p allows, in one sequence; p forbids everything in another."""
+    size = (6, 3, 2, (6, 5, 6))
+    batches = [draw("factored", 3, 2, size[3], seed=seed, holes=(0.0, 0.1, 0.2)) for seed in range(2)]
+    parts = [dict(b.parts) for b in batches]
+    state = reference.scan(compiled(SEMIRINGS[name].semiring), parts, batches[0].lengths, 6, 3, 2, False)
+    assert state.value[2].isinf().any()
+    _check(compiled(SEMIRINGS[name].semiring), parts, batches[0].lengths, size, torch.float64)
+
+
+@runs
 @pytest.mark.parametrize("base", [Log, Max])
 def test_duals(base):
     """The derivative along a direction, and its gradient: the Hessian-vector product of Log."""
@@ -95,8 +107,9 @@ def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype
     assert not far(got.value, state.value, TOLERANCE[dtype]).any()
     assert got.alpha.dtype == dtype
     if program.ids and dtype == torch.float64:
-        inside = torch.arange(T + 1) <= lengths[:, None]
-        assert torch.equal(got.alpha_id.cpu()[:, inside].long(), state.alpha_id[:, inside])
+        reached = (torch.arange(T + 1) <= lengths[:, None])[..., None] & (state.alpha[: program.ids] > -float("inf"))
+        assert reached.any()
+        assert torch.equal(got.alpha_id.cpu()[reached].long(), state.alpha_id[reached])
         assert torch.equal(got.end_id.cpu().long(), state.end_id)
     for m, want in enumerate(wanted):
         for part in want:

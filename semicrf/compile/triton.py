@@ -196,7 +196,8 @@ def _frames(program: Program) -> tuple[LogLinear, tuple[float, ...], list[str]]:
     results = {f: finish.let(f"a[{2 * g}] + {logs[g]}") for g, f in enumerate(fields)}
     for i, m in enumerate(form.means):
         mean = f"a[{2 * G + i}] / a[{2 * m.weight + 1}]"
-        value = _less(mean, tuple(-c for c in m.plus), logs)
+        # a weight that is zero throughout has made the moment infinite already: its logarithm is left out
+        value = _less(mean, tuple(-c for c in m.plus), [f"finite({x})" for x in logs])
         results[m.field] = finish.let(f'tl.where(a[{2 * m.weight}] > float("-inf"), {value}, 0.0)')
     pairs = [v for pair in zip(frames, masses, strict=True) for v in pair]
     singles = [v for f in fields for v in (f"x[{f}]", ones)]

@@ -33,11 +33,10 @@ def power(n: int) -> int:
 # Measured on an H100: longest K, most labels of a row, then (rows, group, warps) of the forward and the reverse sweep.
 TABLE = (
     (4, 32, (4, 4, 1), (16, 4, 8)),
-    (12, 16, (16, 4, 1), (8, 4, 4)),
-    (24, 16, (4, 4, 1), (8, 4, 4)),
-    (48, 32, (8, 4, 4), (16, 4, 8)),
-    (256, 32, (16, 4, 4), (16, 4, 8)),
-    (MANY, 32, (16, 4, 8), (16, 4, 8)),
+    (24, 16, (8, 4, 1), (16, 4, 8)),
+    (48, 32, (16, 8, 4), (16, 8, 8)),
+    (256, 32, (16, 4, 8), (16, 8, 8)),
+    (MANY, 32, (16, 8, 8), (16, 4, 8)),
     (MANY, 64, (8, 4, 8), (8, 4, 8)),
     (MANY, 128, (4, 2, 8), (4, 2, 8)),
     (MANY, MANY, (4, 2, 16), (4, 2, 16)),
@@ -49,6 +48,7 @@ def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = 
     labels = power(max(C, 2))
     longest = next(row for row in TABLE if K <= row[0] and labels <= row[1])
     rows, group, warps = (4, 2, 1) if interpreted else longest[3 if reverse else 2]
-    if width > 2 and not interpreted:  # an accumulator of several numbers needs more registers
-        rows, group, warps = min(rows, 8), min(group, 2), max(warps, 4)
+    if width > 1 and not interpreted:  # an accumulator of several numbers needs more registers
+        rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
+        warps = warps if width == 2 else max(warps, 4)
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)
