@@ -23,6 +23,7 @@ def finite(x):
 
 @triton.jit
 def exp(x):
+    """e to the power x."""
     return tl.exp(x)
 
 
@@ -43,6 +44,7 @@ def maximum(a, b):
 
 @triton.jit
 def indicator(truth):
+    """1 where true, 0 elsewhere."""
     return tl.where(truth, 1.0, 0.0)
 
 

@@ -114,6 +114,7 @@ def scan(
     dbatch, S: tl.constexpr,
     P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
+    """One sequence, forward; `u` is a ring of sources in the frame of their tile, `frames` those frames."""
     b = tl.program_id(0).to(tl.int64)
     B = tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -162,7 +163,7 @@ def scan(
             acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, False, CP, TB, SB)
         a = last
         e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
-        for i in range(0, TB):
+        for i in range(TB):
             t = t0 + 1 + i
             k = row - i
             d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
@@ -197,7 +198,7 @@ def scan(
                 o = offset[m] + drift[m].to(tl.float64) * (row + 1).to(tl.float64)
                 tl.store(offsets + m * B * (wide + 1) + t0 + 1 + row, o, mask=t0 + 1 + row <= n)
         done = n <= t0 + TB
-        b0, o0, d0, c0 = base, offset, drift, carried
+        b0, o0, d0 = base, offset, drift
         base, offset, drift, carried = (), (), (), ()
         for m in tl.static_range(S.potentials):
             level = tl.sum(nothing, 0)

@@ -100,9 +100,10 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
 @triton.jit(do_not_specialize=["T", "K", "C", "drows", "dbatch"])
 def scan_vjp(
     parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, bar, z, begin, limit, frames,
-    table, T, K, C, drows, dbatch, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-    SB: tl.constexpr,
+    table, T, K, C, drows, dbatch, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr,
+    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
+    """One sequence, backward; `bar` .. `frames` keep what destinations and sources add to an arc."""
     b = tl.program_id(0).to(tl.int64)
     B = tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -137,7 +138,7 @@ def scan_vjp(
     carried = constants(S.unlimited, tl.zeros([CP], tl.int32))
     g_bar = constants(S.nothing, nothing)
     tiles_used = n // TB + 1
-    for j in range(0, tiles_used):
+    for j in range(tiles_used):
         s0 = (tiles_used - 1 - j) * TB
         s = s0 + row
         step = ()
@@ -151,7 +152,7 @@ def scan_vjp(
         ends = plus(tiles(parts, P.segment_end, P, b, s0 - 1, n, row, lab, T, C, F), sums)
         starts = tiles(parts, P.segment_start, P, b, s0, n, row, lab, T, C, F)
         made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
-        b0, c0 = base, carried
+        b0 = base
         base, carried, v = (), (), ()
         for m in tl.static_range(S.potentials):
             base = base + (b0[m] - made[m].to(tl.float64),)
@@ -168,7 +169,7 @@ def scan_vjp(
         us = S.act(gs, v)
         total = far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
                         S, F, CP, TB, SB)  # fmt: skip
-        for back in range(0, TB):
+        for back in range(TB):
             i = TB - 1 - back
             t = s0 + i
             k = i - row

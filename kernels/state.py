@@ -43,8 +43,10 @@ def select(condition, x, y):
 
 @triton.jit
 def pick(x, here, S: tl.constexpr, kind: tl.constexpr):
-    """The row of every tensor of a tuple (an accumulator, fields or potentials, by `kind`) where `here`, a column of truths, holds: one reduction of them all.
-    The interpreter reduces tuples one number at a time, so it takes them one by one.
+    """The row of every tensor of a tuple where `here`, a column of truths, holds, in one reduction of them all.
+
+    `kind` says what the tuple is, as that names the adding function. The interpreter reduces tuples one number at a
+    time, so there every tensor is reduced by itself.
     """
     out = ()
     for i in tl.static_range(len(x)):
@@ -66,6 +68,7 @@ def pick(x, here, S: tl.constexpr, kind: tl.constexpr):
 
 @triton.jit
 def plus(x, y):
+    """Two tuples, added."""
     out = ()
     for i in tl.static_range(len(x)):
         out = out + (x[i] + y[i],)
@@ -83,6 +86,7 @@ def add_up(x, axis: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def take(x, first: tl.constexpr, last: tl.constexpr):
+    """The tensors first .. last - 1 of a tuple."""
     out = ()
     for i in tl.static_range(last - first):
         out = out + (x[first + i],)
@@ -91,6 +95,7 @@ def take(x, first: tl.constexpr, last: tl.constexpr):
 
 @triton.jit
 def convert(x, dtype: tl.constexpr):
+    """Every tensor of a tuple in another dtype."""
     out = ()
     for i in tl.static_range(len(x)):
         out = out + (x[i].to(dtype),)
@@ -108,6 +113,7 @@ def load_tuple(pointer, stride, offsets, mask, others: tl.constexpr, dtype: tl.c
 
 @triton.jit
 def store_tuple(pointer, stride, offsets, x, mask):
+    """Store every tensor of a tuple, `stride` apart in memory."""
     for i in tl.static_range(len(x)):
         tl.store(pointer + i * stride + offsets, x[i], mask=mask)
 

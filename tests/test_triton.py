@@ -1,4 +1,4 @@
-"""Every kernel for every semiring against the reference: on a GPU where there is one, elsewhere in Triton's interpreter.
+"""Every kernel for every semiring against the reference: on a GPU if there is one, else in Triton's interpreter.
 
 The interpreter is chosen before Triton is imported, by TRITON_INTERPRET=1. Where neither a GPU nor that is there, one
 test runs this file again in a process with it.
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 HERE = torch.device("cpu" if INTERPRETED else "cuda")
 RUNS = INTERPRETED or torch.cuda.is_available()
 runs = pytest.mark.skipif(not RUNS, reason="runs in the interpreter, started by test_in_the_interpreter")
-SIZES = [(6, 1, 1, (6, 1, 5)), (7, 5, 3, (7, 6))]
+SIZES = [(6, 1, 1, (6, 1)), (7, 5, 3, (7, 6))]
 """T, K, C, lengths: two tiles of the interpreter's, a window shorter and one longer than a tile."""
 
 
@@ -59,7 +59,8 @@ def there(parts: list[dict], dtype: torch.dtype) -> list[dict]:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", SEMIRINGS)
 def test_values_and_gradients_are_the_references(name, size):
-    for dtype in (torch.float64, torch.float32) if size is SIZES[1] else (torch.float64,):
+    once = INTERPRETED and name not in ("Log", "Max", "KL")  # the interpreter takes a second or more a sweep
+    for dtype in (torch.float64, torch.float32) if size is SIZES[1] and not once else (torch.float64,):
         _check(compiled(SEMIRINGS[name].semiring), *models(name, size, dtype), size, dtype)
 
 
@@ -97,12 +98,12 @@ def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype
     assert kernels.serves(program, set().union(*parts), HERE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes both sides of every `where`
-        for _ in range(2):
-            got = kernels.scan(program, on, lengths.to(HERE), T, K, C, True)
-            light = kernels.scan(program, on, lengths.to(HERE), T, K, C, False)
-            found = kernels.scan_vjp(
-                program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted
-            )
+        got = kernels.scan(program, on, lengths.to(HERE), T, K, C, True)
+        light = kernels.scan(program, on, lengths.to(HERE), T, K, C, False)
+        found = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)
+        if not INTERPRETED:
+            again = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)
+            assert all(torch.equal(x[n], y[n]) for x, y in zip(found, again, strict=True) for n in x)
     assert torch.equal(light.value, got.value)
     assert not far(got.value, state.value, TOLERANCE[dtype]).any()
     assert got.alpha.dtype == dtype

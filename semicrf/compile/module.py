@@ -12,8 +12,11 @@ from typing import Any
 
 from semicrf.algebra.semiring import Semiring
 from semicrf.compile.program import compiled
-from semicrf.compile.render import TARGETS
+from semicrf.compile.render import TARGETS as RENDERED
+from semicrf.compile.triton import triton_source
 from semicrf.errors import SemiringError
+
+TARGETS = RENDERED | {"triton": triton_source}
 
 
 def load(source: str, name: str, environment: Mapping[str, Any]) -> ModuleType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import triton
@@ -81,12 +81,13 @@ class Parts:
 
 
 def parts_of(models: Sequence[Mapping[str, Tensor]]) -> Parts:
+    """The parts of all models; what is not contiguous is copied."""
     tensors = tuple(t.detach().contiguous() for model in models for t in model.values())
     rows = tuple(int(t.shape[0] > 1) for t in tensors)
     return Parts(tensors, _layout(tuple(tuple(model) for model in models), rows))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Constant:
     names = [(m, name) for m, model in enumerate(models) for name in model]
     index = {place: i for i, place in enumerate(names)}

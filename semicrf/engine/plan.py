@@ -1,4 +1,4 @@
-"""How a sweep is cut into tiles: pure Python, from shapes alone, so that the same shapes give the same plan anywhere."""
+"""How a sweep is cut into tiles: pure Python, from shapes alone, so the same shapes give the same plan anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Plan:
     group: int  # sources (or destinations) read at once from outside the tile
     ring: int  # positions that are kept in memory, a power of two
     warps: int
-
 
     @property
     def table(self) -> int:
@@ -46,7 +45,7 @@ TABLE = (
 def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = False) -> Plan:
     """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
     labels = power(max(C, 2))
-    longest = next(row for row in TABLE if K <= row[0] and labels <= row[1])
+    longest = next(row for row in TABLE if row[0] >= K and labels <= row[1])
     rows, group, warps = (4, 2, 1) if interpreted else longest[3 if reverse else 2]
     if width > 1 and not interpreted:  # an accumulator of several numbers needs more registers
         rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))

@@ -79,7 +79,8 @@ def scan(
     table, rows, batch = _table(parts, K, C, cut, p, B, u)
     forward.scan[(B,)](
         parts.tensors, lengths, value, alpha, g, offset, alpha_id, g_id, end_id, u, frames, table, T, K, C,
-        cut.ring - 1, rows, batch, S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group, num_warps=cut.warps,
+        cut.ring - 1, rows, batch, S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group,
+        num_warps=cut.warps,
     )  # fmt: skip
     return State(value, alpha, g, offset, alpha_id, g_id, end_id)
 
