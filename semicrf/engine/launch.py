@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
@@ -20,6 +21,7 @@ NAMES = (
     "FAR", "constant", "exp", "finite", "indicator", "log", "log_add", "lse", "maximum", "order", "ratio", "surprisal",
     "weigh",
 )  # fmt: skip
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl}
 
 
@@ -29,6 +31,10 @@ class Constant:
     def __init__(self, name: str, members: Mapping[str, Any]):
         self.name = name
         self.__dict__.update(members)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __repr__(self) -> str:
         return self.name
@@ -54,7 +60,7 @@ def namespace(program: Program, places: bool) -> Constant:
     functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
     functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
     members = functions | {
-        "together": tl.constexpr(not triton.knobs.runtime.interpret),
+        "together": tl.constexpr(not INTERPRETED),
         "fields": tl.constexpr(made.fields),
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),

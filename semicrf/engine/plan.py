@@ -30,7 +30,8 @@ def power(n: int) -> int:
 
 
 # Measured on an H100: longest K, most labels of a row, then (rows, group, warps) of the forward and the reverse sweep.
-TABLE = (
+Tiling = tuple[int, int, int]
+TABLE: tuple[tuple[int, int, Tiling, Tiling], ...] = (
     (4, 32, (4, 4, 1), (16, 4, 8)),
     (24, 16, (8, 4, 1), (16, 4, 8)),
     (48, 32, (16, 8, 4), (16, 8, 8)),
@@ -46,7 +47,7 @@ def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = 
     """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
     labels = power(max(C, 2))
     longest = next(row for row in TABLE if row[0] >= K and labels <= row[1])
-    rows, group, warps = (4, 2, 1) if interpreted else longest[3 if reverse else 2]
+    rows, group, warps = (4, 2, 1) if interpreted else longest[3] if reverse else longest[2]
     if width > 1 and not interpreted:  # an accumulator of several numbers needs more registers
         rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
         warps = warps if width == 2 else max(warps, 4)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
-from semicrf.engine.launch import Parts, gradients_of, namespace, parts_of
+from semicrf.engine.launch import INTERPRETED, Parts, gradients_of, namespace, parts_of
 from semicrf.engine.plan import Plan, plan
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
@@ -20,7 +19,6 @@ from semicrf.kernels import scan_vjp as backward
 from semicrf.kernels import state as tables
 from semicrf.kernels import walk
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 STREAMED = frozenset({"segment", "edge", "duration_transition"})
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
 SPAN = 1024
