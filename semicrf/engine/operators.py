@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semicrf.compile import program
 from semicrf.engine import walk
-from semicrf.engine.dispatch import serving
+from semicrf.engine.dispatch import best, serving, stored
 from semicrf.engine.layout import MASKS, Spec
 from semicrf.engine.reference import State
 
@@ -43,20 +43,24 @@ def _scan(
 @_scan.register_fake
 def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
     p, B = program(semiring), lengths.shape[0]
-    columns = K if {"edge", "duration_transition"} & set(layout.replace("|", " ").split()) else 1
+    spec = Spec(semiring, backend, layout, T, K, C)
+    columns = K if {"edge", "duration_transition"} & set(spec.names) else 1
+    module = serving(backend, p, set(spec.names), lengths.device)
+    element, choice = stored(module, spec.models(tensors))
 
-    def real(*shape: int) -> Tensor:
-        return lengths.new_empty(shape, dtype=torch.float64)
+    def real(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return lengths.new_empty(shape, dtype=dtype)
 
     def ids(*shape: int) -> Tensor:
-        return lengths.new_empty(shape, dtype=torch.int64)
+        return lengths.new_empty(shape, dtype=choice)
 
     value = real(p.width, B)
     if not keep:
         return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
-    stored = real(p.width, *shape), real(p.width, *gshape), real(p.potentials, B, T + 1)
-    return value, *stored, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
+    elements = real(p.width, *shape, dtype=element), real(p.width, *gshape, dtype=element)
+    offset = real(p.potentials, B, T + 1)
+    return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
 
 
 @torch.library.custom_op("semicrf::scan_vjp", mutates_args=())
@@ -80,8 +84,7 @@ def _scan_vjp_fake(semiring, backend, layout, T, K, C, wanted, lengths, cotangen
 
 @torch.library.custom_op("semicrf::walk", mutates_args=())
 def _walk(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
-    blank = lengths.new_empty(0, dtype=torch.float64)
-    return walk.best(lengths, State(blank, blank, blank, blank, alpha_id, g_id, end_id))
+    return best(lengths, alpha_id, g_id, end_id)
 
 
 @_walk.register_fake
