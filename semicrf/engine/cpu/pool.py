@@ -31,5 +31,5 @@ def run(tasks: list[Callable[[], None]], work: int) -> None:
 
 def groups(n: int) -> list[tuple[int, int]]:
     """n sequences cut into ranges (first, last), a few per thread so that ragged lengths even out."""
-    size = -(-n // (4 * max(1, torch.get_num_threads())))
+    size = max(1, -(-n // (4 * torch.get_num_threads())))
     return [(a, min(n, a + size)) for a in range(0, n, size)]
