@@ -1,5 +1,7 @@
 """`scan` and `scan_vjp` in Triton, for every semiring whose sums stream, over models that factor."""
 
+# pyright: reportCallIssue=false
+# (a launch takes options such as num_warps beside the kernel's own parameters)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
