@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -13,17 +14,18 @@ SERIAL = 100_000  # products below which a second thread costs more than it save
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and size: a child of a fork makes its own
 
 
-def run(tasks: list[Callable[[], None]], work: int) -> None:
-    """Run all tasks, each on its own data; in threads where there is work for them. The results do not depend on how
-    many.
+def over_sequences(task: Callable[[int, int], None], B: int, work: int) -> None:
+    """task(b0, b1) over ranges that cover the B sequences of a batch, in threads where there is work for them: `work`
+    products each. What a sequence gives does not depend on the range that it is in.
     """
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads < 2 or work < SERIAL:
-        for task in tasks:
-            task()
+    threads = min(torch.get_num_threads(), B, B * work // SERIAL)
+    if threads < 2:
+        task(0, B)
         return
     key = (os.getpid(), threads)
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="semicrf")
-    for future in [_pools[key].submit(task) for task in tasks]:
+    ranges = min(B, 4 * threads)
+    bounds = [B * i // ranges for i in range(ranges + 1)]
+    for future in [_pools[key].submit(task, b0, b1) for b0, b1 in pairwise(bounds)]:
         future.result()

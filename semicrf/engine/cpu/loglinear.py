@@ -1,0 +1,168 @@
+"""`scan` and `scan_vjp` on the CPU, for log-linear semirings over models that factor: runs of the sweep."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semicrf.compile import Program
+from semicrf.compile.loglinear import LogLinear, Mean, loglinear
+from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.pool import over_sequences
+from semicrf.engine.cpu.runs import Pull, Rows, backward, forward
+from semicrf.engine.layout import MASKS
+from semicrf.engine.reference import State
+
+inf = float("inf")
+
+
+def serves(program: Program, parts: set[str], device: torch.device) -> bool:
+    """Whether this engine runs a semiring over models with these parts."""
+    form = loglinear(program)
+    if device.type != "cpu" or form is None or parts & {"segment", "edge", "duration_transition"}:
+        return False
+    # Which paths a model's required starts forbid is no sum over arcs, so another model's mean cannot carry it.
+    return not (program.potentials > 1 and "required" in parts and any(any(m.plus) for m in form.means))
+
+
+def _form(program: Program) -> LogLinear:
+    form = loglinear(program)
+    assert form is not None  # `serves` was asked
+    return form
+
+
+def _jobs(form: LogLinear, table: np.ndarray, lengths: Tensor, K: int, C: int) -> list[tuple[int, Mean | None, P.Job]]:
+    """One run for each mean, and one for each weight that has none: (weight, mean, what the loops take)."""
+    none = np.zeros(table.shape[0])
+    L = np.ascontiguousarray(lengths.numpy(), dtype=np.int64)
+    jobs = []
+    for n, w in enumerate(form.weights):
+        job = P.Job(table, none, L, w.potential or 0, w.potential is None, False, False, False, K, C)
+        means = [m for m in form.means if m.weight == n]
+        jobs += [(n, m, job._replace(coefficients=np.array(m.payload), payload=True)) for m in means]
+        if not means:
+            jobs.append((n, None, job))
+    return jobs
+
+
+def _limits(job: P.Job, T: int) -> tuple[P.Job, float] | None:
+    """A run whose mean is positive just where other models forbid what the weight allows, and what the mean then is."""
+    others = [m for m, c in enumerate(job.coefficients) if c != 0 and m != job.weight]
+    forbid = [m for m in others if P.forbids_more(job, T, m)]
+    if not forbid:
+        return None
+    limits = {-inf if job.coefficients[m] > 0 else inf for m in forbid}
+    return job._replace(marks=True), limits.pop() if len(limits) == 1 else np.nan
+
+
+def _rows(alpha: np.ndarray, g: np.ndarray, f: int, i: int) -> Rows:
+    return Rows(alpha[f], g[f, :, :, 0], alpha[i], g[i, :, :, 0])
+
+
+def scan(
+    program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
+) -> State:
+    """The forward sweep; see `semicrf.engine.reference.scan`. Means are kept without what is added at the end."""
+    form, B, d = _form(program), lengths.shape[0], program.width
+    models = P.held(models)
+    jobs = _jobs(form, P.described(models), lengths, K, C)
+    value, mean = np.zeros((d, B)), np.zeros(B)
+    alpha, g = (np.empty((d, B, T + 1, C)), np.empty((d, B, T, 1, C))) if keep else (np.empty((d, 0, 0, 0)),) * 2
+    stored = alpha, g if keep else np.empty((d, 0, 0, 1, 0))
+    work = T * C * (K + C)
+    for n, m, job in jobs:
+        f = form.weights[n].field
+        i = f if m is None else m.field
+        rows = _rows(*stored, f, i)
+        into = value[i] if m is not None else mean
+        over_sequences(lambda b0, b1: forward(job, b0, b1, keep, rows, value[f], into), B, work)  # noqa: B023 - run at once
+        limits = _limits(job, T) if m is not None else None
+        if m is not None and limits is not None:
+            marks = np.zeros(B)
+            none = _rows(np.empty((d, 0, 0, 0)), np.empty((d, 0, 0, 1, 0)), f, i)
+            over_sequences(lambda b0, b1: forward(limits[0], b0, b1, False, none, value[f], marks), B, work)  # noqa: B023
+            value[i][marks > 0] = limits[1]
+    for m in form.means:
+        for n, c in enumerate(m.plus):
+            if c != 0:
+                w = value[form.weights[n].field]
+                value[m.field] += c * np.where(w > -inf, w, 0.0)
+        value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
+    ids = torch.empty((0, B), dtype=torch.int64)
+    if not keep:
+        real = torch.empty((0, B), dtype=torch.float64)
+        return State(torch.from_numpy(value), real, real.clone(), real.clone(), ids, ids.clone(), ids.clone())
+    alpha_id = torch.empty((0, B, T + 1, C), dtype=torch.int64)
+    g_id = torch.empty((0, B, T, 1, C), dtype=torch.int64)
+    offset = torch.zeros((program.potentials, B, T + 1), dtype=torch.float64)
+    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, ids)
+
+
+def scan_vjp(
+    program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int,
+    state: State, cotangent: Tensor, wanted: list[set[str]],
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """The reverse sweep: the same recurrence from the other end, and counts where the two meet."""
+    form, B = _form(program), lengths.shape[0]
+    held = P.held(models)
+    sums = [
+        {n: torch.zeros((B, *m[n].shape[1:]), dtype=torch.float64) for n in want - MASKS}
+        for m, want in zip(models, wanted, strict=True)
+    ]
+    targets = np.zeros((len(models), len(P.NAMES), 2), np.int64)
+    for m, total in enumerate(sums):
+        for n, t in total.items():
+            targets[m, P.NAMES.index(n)] = t.data_ptr(), t.stride(0) * 8
+    value, alpha, g = state.value.numpy(), state.alpha.numpy(), state.g.numpy()
+    cot = np.where(np.isfinite(value), cotangent.numpy(), 0.0)
+    for m in form.means:  # of nothing there is no mean
+        cot[m.field] *= value[form.weights[m.weight].field] > -inf
+    done: set[int] = set()
+    runs = []
+    for n, mean, job in _jobs(form, P.described(held), lengths, K, C):
+        pull = _pull(form, n, mean, value, cot, n not in done, targets)
+        done.add(n)
+        job = job._replace(payload=bool(pull.moment.any()), reversed=True)
+        f = form.weights[n].field
+        runs.append((job, _rows(alpha, g, f, f if mean is None else mean.field), pull))
+
+    def task(b0: int, b1: int) -> None:
+        for job, rows, pull in runs:
+            backward(job, b0, b1, rows, pull)
+
+    over_sequences(task, B, 3 * T * C * (K + C))
+    return [{n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
+
+
+def _pull(
+    form: LogLinear, n: int, mean: Mean | None, value: np.ndarray, cot: np.ndarray, first: bool, targets: np.ndarray
+) -> Pull:
+    """What the counts of one run are multiplied by; a weight's own cotangent counts in its first run."""
+    models, B = targets.shape[0], value.shape[1]
+    mass, moment = np.zeros((models, B)), np.zeros((models, B))
+    weight = form.weights[n]
+    log_z, centre = np.ascontiguousarray(value[weight.field]), np.zeros(B)
+    if weight.potential is not None and first:
+        mass[weight.potential] += cot[weight.field]
+        for m in form.means:
+            mass[weight.potential] += m.plus[n] * cot[m.field]
+    if mean is not None:
+        if weight.potential is not None:
+            moment[weight.potential] = cot[mean.field]
+        for m, c in enumerate(mean.payload):
+            if c != 0:
+                mass[m] += c * cot[mean.field]
+        centre = value[mean.field].copy()
+        for other, c in zip(form.weights, mean.plus, strict=True):
+            if c != 0:
+                centre -= c * np.where(value[other.field] > -inf, value[other.field], 0.0)
+        centre[~np.isfinite(centre)] = 0.0
+    return Pull(targets, mass, moment, log_z, centre)
+
+
+def _shared(total: Tensor, like: Tensor) -> Tensor:
+    """A gradient in the shape and dtype of its part: summed over the batch where the batch shares the part."""
+    if like.shape[0] == 1 and total.shape[0] != 1:
+        total = total.sum(0, keepdim=True)
+    return total.to(like.dtype)
