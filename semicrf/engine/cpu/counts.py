@@ -26,8 +26,7 @@ from semicrf.engine.cpu.lanes import (
     store,
     where_positive,
 )
-from semicrf.engine.cpu.memory import TILE
-from semicrf.engine.cpu.tile import HA, HG, HX, LA, LG, LX, S
+from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LO, LX, RBASE, TILE, WTOP, S
 from semicrf.engine.cpu.window import FIRST, lowest
 
 ROOM = 600.0  # a frame may lie this far above log Z
@@ -83,20 +82,20 @@ def positions(m, k, at, n, z, rate, h, payload):
     for j in range(n):
         shift = fill(z + (j + 1) * rate)
         for c in range(0, at.width, LANES):
-            start = exp(smaller(load(k, GL + j, c) + load(m, at.tile + LA + j, c) + shift, fill(ONCE)))
-            end = exp(smaller(load(k, AL + j, c) + load(m, at.tile + LG + j, c) + shift, fill(ONCE)))
+            start = exp(smaller(load(k, GL + j, c) + load(m, LA + j, c) + shift, fill(ONCE)))
+            end = exp(smaller(load(k, AL + j, c) + load(m, LG + j, c) + shift, fill(ONCE)))
             store(k, START + j, c, start)
             store(k, END + j, c, end)
-            s = load(m, at.tile + S + j, c)
+            s = load(m, S + j, c)
             share = where_positive(s, start / s, fill(0.0))
             store(k, Z + j, c, share)
             if payload:
                 f = load(k, FG + j, c) + fill(h)
                 g = load(k, FA + j, c) + fill(h)
                 zero = fill(0.0)
-                start1 = start * (f + load(m, at.tile + HA + j, c))
-                end1 = end * (g + load(m, at.tile + HG + j, c))
-                share1 = share * (f + load(m, at.tile + HX + j, c))
+                start1 = start * (f + load(m, HA + j, c))
+                end1 = end * (g + load(m, HG + j, c))
+                share1 = share * (f + load(m, HX + j, c))
                 store(k, START1 + j, c, where_positive(start, start1, zero))
                 store(k, END1 + j, c, where_positive(end, end1, zero))
                 store(k, Z1 + j, c, where_positive(share, share1, zero))
@@ -136,10 +135,10 @@ def durations(m, k, at, sums, now, t, n, payload):
 def exact_durations(m, k, at, sums, now, t, z, h, payload):
     """Counts of durations from one position, where its window sum was done in logarithms; z: offset less log Z."""
     for c in range(at.C):
-        if m[at.tile + S, c] < 0.0:
-            x = k[GL, c] + m[at.tile + LX, c] + z - m[at.base, c]
-            f = k[FG, c] + m[at.tile + HX, c] + h + m[at.rbase, c]
-            for s in range(max(t - at.K, np.int64(m[at.lo, c])), t):
+        if m[S, c] < 0.0:
+            x = k[GL, c] + m[LX, c] + z - m[BASE, c]
+            f = k[FG, c] + m[HX, c] + h + m[RBASE, c]
+            for s in range(max(t - at.K, np.int64(m[LO, c])), t):
                 lag = t - 1 - s
                 p = np.exp(x + m[at.logu + s - now[FIRST], c] + m[at.logd + lag, c])
                 if p > 0.0:
@@ -155,14 +154,14 @@ def sides(m, k, at, sums, n, z, rate, h, payload):
     for j in range(n):
         top = -inf
         for c in range(at.C):
-            top = max(top, m[at.tile + LA + j, c])
+            top = max(top, m[LA + j, c])
         top = top if top > -inf else 0.0
         high = -inf
         shift = fill(z + (j + 1) * rate + top)
         for c in range(0, at.width, LANES):
-            x = load(k, AL + j, c) + load(m, at.wtop, c) + shift
+            x = load(k, AL + j, c) + load(m, WTOP, c) + shift
             store(k, RIGHT + j, c, x)
-            store(k, LEFT + j, c, exp(load(m, at.tile + LA + j, c) - fill(top)))
+            store(k, LEFT + j, c, exp(load(m, LA + j, c) - fill(top)))
         for c in range(at.C):
             high = max(high, k[RIGHT + j, c])
         if high > ROOM:
@@ -171,7 +170,7 @@ def sides(m, k, at, sums, n, z, rate, h, payload):
             x = exp(load(k, RIGHT + j, c)) if high <= ROOM else fill(0.0)
             store(k, RIGHT + j, c, x)
             if payload:
-                a, f = load(k, LEFT + j, c), load(m, at.tile + HA + j, c) + fill(h)
+                a, f = load(k, LEFT + j, c), load(m, HA + j, c) + fill(h)
                 store(k, LEFT1 + j, c, where_positive(a, a * f, fill(0.0)))
                 store(k, RIGHT1 + j, c, where_positive(x, x * load(k, FA + j, c), fill(0.0)))
 
@@ -181,11 +180,11 @@ def _changes(m, k, at, sums, j, top, h, payload):
     """Counts of changes of label at one position, in logarithms; rows: the label after."""
     for c in range(at.C):
         for d in range(at.C):
-            p = np.exp(m[at.tile + LA + j, c] - top + m[at.logw + c, d] + k[RIGHT + j, d])
+            p = np.exp(m[LA + j, c] - top + m[at.logw + c, d] + k[RIGHT + j, d])
             if p > 0.0:
                 k[sums.transition_exact + c, d] += p
                 if payload:
-                    f = m[at.tile + HA + j, c] + h + k[FA + j, d] + m[at.wp + c, d]
+                    f = m[HA + j, c] + h + k[FA + j, d] + m[at.wp + c, d]
                     k[sums.transition_exact1 + c, d] += p * f
 
 

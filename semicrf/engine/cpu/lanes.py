@@ -22,8 +22,16 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 LANES = 8
 
-kernel = njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
-"""The one way in which loops are compiled here: division by zero is a float like any other, not an exception."""
+
+def kernel(function):
+    """The one way in which loops are compiled here: once, whatever literals they are called with; division by zero is a
+    float like any other, not an exception.
+    """
+    compiled = njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function)
+    template = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
+    return compiled
+
 
 small = njit(inline="always", error_model="numpy", boundscheck=False)
 """For what is part of a loop."""

@@ -17,38 +17,48 @@ inf = np.inf
 OFFSET, GAUGE, RATE, BEST = range(4)  # of the row `scalars`
 
 
+# Rows of a run: what is known of every label,
+DTOP, WTOP = 0, 1  # the largest duration and transition
+INIT, INITP = 2, 3
+FRAME = 4  # of each label's window, relative to the running offset
+BASE, RBASE = 5, 6  # what logarithms and means in the window are out by
+PREFIX = 7  # the payload of emissions since the last gauge
+LO = 8  # the first source a segment may start at
+LOWER = 9  # by how much a frame is to move when the next tile opens
+TOPS = 10  # of the newest sources
+SCALARS = 11
+# of a tile's positions, N rows each: what is read,
+N = TILE + 1
+E, OPEN, CLOSE, EP, OP, CP = (12 + i * N for i in range(6))
+# what scales the window sum and what leads on, with their logarithms and payloads,
+X, Y, LX, LY, HX, HY = (12 + i * N for i in range(6, 12))
+# window sums, alpha and g as numbers, with their moments,
+S, A, G, S1, A1, G1 = (12 + i * N for i in range(12, 18))
+# and the frames and payload prefixes after each position. Logarithms and means take the place of what they were.
+FRAMES, PREFIXES = (12 + i * N for i in range(18, 20))
+LA, LG, HA, HG = A, G, A1, G1
+BLOCKS = 12 + 20 * N
+
+
 class Map(NamedTuple):
-    """Where the rows of what begin; sizes."""
+    """Where the rows begin whose number depends on the run; sizes."""
 
     K: int
     C: int
     width: int  # labels, padded
     size: int  # rows of the window
-    U: int
-    V: int
-    logu: int  # less what frames moved by since the window slid: plus `base`
-    r: int
-    D: int  # durations, row k - 1
-    DP: int  # D dp
-    logd: int
-    dp: int
     W: int  # transitions, row of the label before
-    WP: int
     logw: int
+    D: int  # durations, row k - 1
+    logd: int
+    U: int
+    logu: int  # in units of the frames when the window slid: plus BASE
+    WP: int  # W times its payload
     wp: int
-    dtop: int
-    wtop: int
-    init: int
-    initp: int
-    frame: int  # of each label's window, relative to the running offset
-    base: int
-    rbase: int
-    prefix: int  # the payload of emissions since the last gauge
-    lo: int  # the first source a segment may start at
-    lower: int  # by how much a frame is to move when the next tile opens
-    tops: int  # of the newest sources
-    scalars: int
-    tile: int
+    DP: int
+    dp: int
+    V: int
+    r: int  # less RBASE
     rows: int
 
 
@@ -57,24 +67,17 @@ def mapped(K, C, payload):
     """The map of a run."""
     width = (C + LANES - 1) // LANES * LANES
     size = 2 * K + 2 * PAD + 8 * TILE
-    wide = size if payload else 0
-    V = size
-    logu = V + wide
-    r = logu + size
-    D = r + wide
     k = K + TILE + PAD
-    DP = D + k
-    logd = DP + (k if payload else 0)
-    dp = logd + K
-    W = dp + (K if payload else 0)
-    WP = W + C
-    logw = WP + (C if payload else 0)
-    wp = logw + C
-    dtop = wp + (C if payload else 0)
+    logw = BLOCKS + C
+    D = logw + C
+    logd = D + k
+    U = logd + k
+    logu = U + size
+    end = logu + size
+    by = end - BLOCKS
     return Map(
-        K, C, width, size, 0, V, logu, r, D, DP, logd, dp, W, WP, logw, wp,
-        dtop, dtop + 1, dtop + 2, dtop + 3, dtop + 4, dtop + 5, dtop + 6, dtop + 7, dtop + 8, dtop + 9, dtop + 10,
-        dtop + 11, dtop + 12, dtop + 12 + 20 * (TILE + 1),
+        K, C, width, size, BLOCKS, logw, D, logd, U, logu,
+        BLOCKS + by, logw + by, D + by, logd + by, U + by, logu + by, end + (by if payload else 0),
     )  # fmt: skip
 
 
@@ -88,8 +91,8 @@ def clear(m, at, row, n):
 
 @kernel
 def _exponentials(m, at, logs, linear, top, n, least):
-    """linear = exp(logs - top), not below `least` where it is not 0, with the largest of each column in `top`, or 0 where
-    all are -inf; and logs less top.
+    """linear = exp(logs - top), not below `least` where it is not 0; logs less top; top: the largest of each column, 0
+    where all are -inf.
     """
     for c in range(0, at.width, LANES):
         tops = fill(-inf)
@@ -113,26 +116,25 @@ def _times(m, at, x, y, xy, n):
 
 @kernel
 def prepare(m, at, job, b):
-    """The tables of durations and transitions of one sequence, seen from one end."""
+    """Clear the memory and make the tables of durations and transitions of one sequence, seen from one end."""
     K, C = at.K, at.C
-    zero, one = np.int64(0), np.int64(1)
-    clear(m, at, at.logd, at.frame - at.logd)
+    clear(m, at, 0, at.rows)
     ends = P.END if job.reversed else P.START
-    P.weight_rows(job, P.DURATION, b, zero, one, K, m, at.logd)
-    P.weight_rows(job, P.TRANSITION, b, zero, one, C, m, at.logw)
-    P.weight_row(job, ends, b, zero, m, at.init)
+    P.weight_rows(job, P.DURATION, b, 0, 1, K, m, at.logd)
+    P.weight_rows(job, P.TRANSITION, b, 0, 1, C, m, at.logw)
+    P.weight_row(job, ends, b, 0, m, INIT)
     if job.payload:
-        P.payload_rows(job, P.DURATION, b, zero, one, K, m, at.dp, at.tile)
-        P.payload_rows(job, P.TRANSITION, b, zero, one, C, m, at.wp, at.tile)
-        P.payload_row(job, ends, b, zero, m, at.initp, at.tile)
+        P.payload_rows(job, P.DURATION, b, 0, 1, K, m, at.dp, E)
+        P.payload_rows(job, P.TRANSITION, b, 0, 1, C, m, at.wp, E)
+        P.payload_row(job, ends, b, 0, m, INITP, E)
     if job.reversed:
         for d in range(C):
             for c in range(d):
                 m[at.logw + d, c], m[at.logw + c, d] = m[at.logw + c, d], m[at.logw + d, c]
                 if job.payload:
                     m[at.wp + d, c], m[at.wp + c, d] = m[at.wp + c, d], m[at.wp + d, c]
-    _exponentials(m, at, at.logd, at.D, at.dtop, K, D_LEAST)
-    _exponentials(m, at, at.logw, at.W, at.wtop, C, W_LEAST)
+    _exponentials(m, at, at.logd, at.D, DTOP, K, D_LEAST)
+    _exponentials(m, at, at.logw, at.W, WTOP, C, W_LEAST)
     if job.payload:
         _times(m, at, at.D, at.dp, at.DP, K)
         _times(m, at, at.W, at.wp, at.WP, C)

@@ -139,7 +139,7 @@ def weight_rows(job, p, b, i, step, n, out, j):
 @kernel
 def weight_row(job, p, b, i, out, j):
     """The same for one row."""
-    weight_rows(job, p, b, i, np.int64(1), np.int64(1), out, j)
+    weight_rows(job, p, b, i, 1, 1, out, j)
 
 
 @kernel
@@ -169,7 +169,7 @@ def payload_rows(job, p, b, i, step, n, out, j, scratch):
 @kernel
 def payload_row(job, p, b, i, out, j, scratch):
     """The same for one row."""
-    payload_rows(job, p, b, i, np.int64(1), np.int64(1), out, j, scratch)
+    payload_rows(job, p, b, i, 1, 1, out, j, scratch)
 
 
 @kernel

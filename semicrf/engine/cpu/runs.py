@@ -9,10 +9,9 @@ import numpy as np
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.lanes import kernel
-from semicrf.engine.cpu.memory import GAUGE, clear, mapped, prepare
+from semicrf.engine.cpu.memory import GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
-from semicrf.engine.cpu.tile import HA, HG, LA, LG, E
 
 inf = np.inf
 
@@ -48,12 +47,12 @@ def _keep(out, i, m, row, n, C, x, rate):
 def _keep_tile(m, at, rows, b, L, t, n, offset, rate, payload):
     """Store a tile's rows, in absolute terms."""
     leads = min(n, L - t)
-    _keep(rows.alpha[b], t, m, at.tile + LA, n, at.C, offset + rate, rate)
-    _keep(rows.g[b], t, m, at.tile + LG, leads, at.C, offset + rate, rate)
+    _keep(rows.alpha[b], t, m, LA, n, at.C, offset + rate, rate)
+    _keep(rows.g[b], t, m, LG, leads, at.C, offset + rate, rate)
     if payload:
-        gauge = m[at.scalars, GAUGE]
-        _keep(rows.alpha_mean[b], t, m, at.tile + HA, n, at.C, gauge, 0.0)
-        _keep(rows.g_mean[b], t, m, at.tile + HG, leads, at.C, gauge, 0.0)
+        gauge = m[SCALARS, GAUGE]
+        _keep(rows.alpha_mean[b], t, m, HA, n, at.C, gauge, 0.0)
+        _keep(rows.g_mean[b], t, m, HG, leads, at.C, gauge, 0.0)
 
 
 @kernel
@@ -67,39 +66,39 @@ def _blank(out, i, end, C, x):
 @kernel
 def _keep_ends(m, at, rows, b, L, payload):
     """Store what stands before the first position and after the last."""
-    zero, one, T, C = np.int64(0), np.int64(1), rows.g.shape[1], at.C
-    _blank(rows.alpha[b], zero, one, C, -inf)
+    T, C = rows.g.shape[1], at.C
+    _blank(rows.alpha[b], 0, 1, C, -inf)
     _blank(rows.alpha[b], L + 1, T + 1, C, -inf)
     _blank(rows.g[b], L, T, C, -inf)
-    _keep(rows.g[b], zero, m, at.init, one, C, 0.0, 0.0)
+    _keep(rows.g[b], 0, m, INIT, 1, C, 0.0, 0.0)
     if payload:
-        _blank(rows.alpha_mean[b], zero, one, C, 0.0)
+        _blank(rows.alpha_mean[b], 0, 1, C, 0.0)
         _blank(rows.alpha_mean[b], L + 1, T + 1, C, 0.0)
         _blank(rows.g_mean[b], L, T, C, 0.0)
-        _keep(rows.g_mean[b], zero, m, at.initp, one, C, 0.0, 0.0)
+        _keep(rows.g_mean[b], 0, m, INITP, 1, C, 0.0, 0.0)
 
 
 @kernel
 def _total(m, at, job, b, row, offset):
     """Log total and mean over final labels, from the rows of the last position."""
-    end, endp = at.tile, at.tile + 1
-    clear(m, at, end, np.int64(2))
-    P.weight_row(job, P.END, b, np.int64(0), m, end)
+    end, endp = E, E + 1
+    clear(m, at, end, 2)
+    P.weight_row(job, P.END, b, 0, m, end)
     if job.payload:
-        P.payload_row(job, P.END, b, np.int64(0), m, endp, at.tile + 2)
+        P.payload_row(job, P.END, b, 0, m, endp, E + 2)
     top = -inf
     for c in range(at.C):
-        top = max(top, m[at.tile + LA + row, c] + m[end, c])
+        top = max(top, m[LA + row, c] + m[end, c])
     if top == -inf:
         return -inf, 0.0
     total = 0.0
     mean = 0.0
     for c in range(at.C):
-        w = np.exp(m[at.tile + LA + row, c] + m[end, c] - top)
+        w = np.exp(m[LA + row, c] + m[end, c] - top)
         total += w
         if job.payload and w > 0.0:
-            mean += w * (m[at.tile + HA + row, c] + m[endp, c])
-    return offset + top + np.log(total), mean / total + (m[at.scalars, GAUGE] if job.payload else 0.0)
+            mean += w * (m[HA + row, c] + m[endp, c])
+    return offset + top + np.log(total), mean / total + (m[SCALARS, GAUGE] if job.payload else 0.0)
 
 
 @kernel
@@ -114,7 +113,7 @@ def forward(job, b0, b1, keep, rows, value, mean):
         begin(m, at, now, job, b, L)
         if keep:
             _keep_ends(m, at, rows, b, L, job.payload)
-        t, n, offset, rate = np.int64(1), np.int64(0), 0.0, 0.0
+        t, n, offset, rate = 1, 0, 0.0, 0.0
         while t <= L:
             n, offset, rate = advance(m, at, now, job, b, L, t)
             if keep:
@@ -141,7 +140,7 @@ def _give_position(m, k, at, pull, b, p, j, L, payload):
     cover, cover1 = counts.COVER, counts.COVER + 1
     start, start1, end, end1 = counts.START + j, counts.START1 + j, counts.END + j, counts.END1 + j
     for c in range(C):
-        allowed = m[at.tile + E + j, c] > -inf
+        allowed = m[E + j, c] > -inf
         k[counts.AL + j, c] = k[cover, c] if allowed else 0.0
         k[counts.FA + j, c] = k[cover1, c] if allowed else 0.0
     _give(pull, P.EMISSION, b, p, C, k, counts.AL + j, counts.FA + j, payload)
@@ -160,9 +159,9 @@ def _give_position(m, k, at, pull, b, p, j, L, payload):
 def _last(m, k, at, rows, pull, b, L, h, payload):
     """Counts of the segments that end with the sequence."""
     for c in range(at.C):
-        p = np.exp(min(rows.alpha[b, L, c] + m[at.init, c] - pull.log_z[b], counts.ONCE))
+        p = np.exp(min(rows.alpha[b, L, c] + m[INIT, c] - pull.log_z[b], counts.ONCE))
         k[counts.COVER, c] = p
-        k[counts.COVER + 1, c] = p * (rows.alpha_mean[b, L, c] + m[at.initp, c] + h) if payload and p > 0.0 else 0.0
+        k[counts.COVER + 1, c] = p * (rows.alpha_mean[b, L, c] + m[INITP, c] + h) if payload and p > 0.0 else 0.0
     _give(pull, P.CLOSE, b, L - 1, at.C, k, counts.COVER, counts.COVER + 1, payload)
     _give(pull, P.END, b, 0, at.C, k, counts.COVER, counts.COVER + 1, payload)
 
@@ -199,7 +198,7 @@ def _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, offset, rate, h, wa
     if payload:
         counts.fetch(k, rows.alpha_mean[b], p, n, at.C, counts.FA)
         counts.fetch(k, rows.g_mean[b], p, n, at.C, counts.FG)
-    gauged = h + m[at.scalars, GAUGE]
+    gauged = h + m[SCALARS, GAUGE]
     counts.positions(m, k, at, n, z, rate, gauged, payload)
     if wants[P.DURATION]:
         counts.durations(m, k, at, sums, now, t, n, payload)
@@ -230,10 +229,10 @@ def backward(job, b0, b1, rows, pull):
             continue
         prepare(m, at, job, b)
         begin(m, at, now, job, b, L)
-        clear(k, at, np.int64(0), sums.rows)
+        clear(k, at, 0, sums.rows)
         h = -pull.mean[b]
         _last(m, k, at, rows, pull, b, L, h, payload)
-        t = np.int64(1)
+        t = 1
         while t <= L:
             n, offset, rate = advance(m, at, now, job, b, L, t)
             if n > 0:

@@ -32,30 +32,42 @@ from semicrf.engine.cpu.lanes import (
     where_open,
     where_positive,
 )
-from semicrf.engine.cpu.memory import BEST, OFFSET, RATE, TILE, clear
-from semicrf.engine.cpu.tile import (
+from semicrf.engine.cpu.memory import (
     A1,
+    BASE,
+    BEST,
     FRAME,
+    FRAMES,
     G1,
     HA,
     HG,
     HX,
     HY,
+    INIT,
+    INITP,
     LA,
     LG,
+    LOWER,
     LX,
     LY,
+    OFFSET,
     OP,
     OPEN,
     PREFIX,
+    PREFIXES,
+    RATE,
+    RBASE,
     S1,
+    SCALARS,
+    TILE,
+    WTOP,
     A,
     G,
     S,
     X,
     Y,
-    open_tile,
 )
+from semicrf.engine.cpu.tile import open_tile
 from semicrf.engine.cpu.window import CAREFUL, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
 
 SUM_LEAST, LEAD_LEAST, A_MOST, U_MOST = np.exp(-200.0), np.exp(-240.0), np.exp(100.0), np.exp(HIGH)
@@ -66,9 +78,7 @@ inf = np.inf
 @kernel
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
-    opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, np.int64(0))
-    clear(m, at, at.U, at.D)
-    clear(m, at, at.frame, at.rows - at.frame)
+    opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
     for i in range(at.logu, at.logu + at.size):
         for c in range(0, at.width, LANES):
             store(m, i, c, fill(-inf))
@@ -76,16 +86,16 @@ def begin(m, at, now, job, b, L):
         now[i] = 0
     now[FIRST] = -at.K - 4
     row = at.K + 4
-    P.weight_row(job, opens, b, i, m, at.tile + OPEN)
+    P.weight_row(job, opens, b, i, m, OPEN)
     if job.payload:
-        P.payload_row(job, opens, b, i, m, at.tile + OP, at.tile + X)
+        P.payload_row(job, opens, b, i, m, OP, X)
     for c in range(at.C):
-        x = m[at.init, c] + m[at.tile + OPEN, c]
-        m[at.frame, c] = x if x > -inf else 0.0
+        x = m[INIT, c] + m[OPEN, c]
+        m[FRAME, c] = x if x > -inf else 0.0
         m[at.U + row, c] = 1.0 if x > -inf else 0.0
         m[at.logu + row, c] = 0.0 if x > -inf else -inf
         if job.payload:
-            r = m[at.initp, c] + m[at.tile + OP, c]
+            r = m[INITP, c] + m[OP, c]
             m[at.r + row, c] = r
             m[at.V + row, c] = m[at.U + row, c] * r
     now[NEWEST] = 1
@@ -107,37 +117,36 @@ def product(m, at, a, w, c):
 @kernel
 def fast(m, at, now, L, t, n, payload):
     """The positions of a tile by products alone; how many came out in range."""
-    tile = at.tile
     row = t - now[FIRST]
     for j in range(n):
         bad = 0
         for c in range(0, at.width, LANES):
-            s, x = load(m, tile + S + j, c), load(m, tile + X + j, c)
+            s, x = load(m, S + j, c), load(m, X + j, c)
             a = s * x
             a = where_positive(a, larger(a, fill(A_LEAST)), a)
-            store(m, tile + A + j, c, a)
+            store(m, A + j, c, a)
             bad |= doubtful(s, fill(SUM_LEAST)) | above(a, fill(A_MOST))
             if payload:
-                moment = fma(load(m, tile + S1 + j, c), x, a * load(m, tile + HX + j, c))
-                store(m, tile + A1 + j, c, moment)
+                moment = fma(load(m, S1 + j, c), x, a * load(m, HX + j, c))
+                store(m, A1 + j, c, moment)
         if bad != 0:
             return j
         if t + j == L:
             return j + 1
         high = 0
         for c in range(0, at.width, LANES):
-            g = product(m, at, tile + A + j, at.W, c)
-            store(m, tile + G + j, c, g)
+            g = product(m, at, A + j, at.W, c)
+            store(m, G + j, c, g)
             bad |= doubtful(g, fill(LEAD_LEAST))
-            y = load(m, tile + Y + j, c)
+            y = load(m, Y + j, c)
             u = g * y
             u = where_positive(u, larger(u, fill(U_LEAST)), u)
             store(m, at.U + row + j, c, u)
             high |= above(u, fill(U_MOST))
             if payload:
-                moment = product(m, at, tile + A1 + j, at.W, c) + product(m, at, tile + A + j, at.WP, c)
-                store(m, tile + G1 + j, c, moment)
-                v = fma(moment, y, u * load(m, tile + HY + j, c))
+                moment = product(m, at, A1 + j, at.W, c) + product(m, at, A + j, at.WP, c)
+                store(m, G1 + j, c, moment)
+                v = fma(moment, y, u * load(m, HY + j, c))
                 store(m, at.V + row + j, c, v)
         if bad != 0:
             return j
@@ -147,12 +156,12 @@ def fast(m, at, now, L, t, n, payload):
         for c in range(0, at.width, LANES):
             u = load(m, at.U + row + j, c)
             for i in range(min(n - 1 - j, at.K)):
-                s = tile + S + j + 1 + i
+                s = S + j + 1 + i
                 store(m, s, c, fma(u, load(m, at.D + i, c), load(m, s, c)))
             if payload:
                 v = load(m, at.V + row + j, c)
                 for i in range(min(n - 1 - j, at.K)):
-                    s = tile + S1 + j + 1 + i
+                    s = S1 + j + 1 + i
                     x = fma(u, load(m, at.DP + i, c), load(m, s, c))
                     store(m, s, c, fma(v, load(m, at.D + i, c), x))
     return n
@@ -161,42 +170,40 @@ def fast(m, at, now, L, t, n, payload):
 @kernel
 def logarithms(m, at, n, last, payload):
     """A fast tile's alpha and g, and their moments, as logarithms and means; g of all but the last of a sequence."""
-    tile = at.tile
     for j in range(n):
         for c in range(0, at.width, LANES):
-            s = load(m, tile + S + j, c)
+            s = load(m, S + j, c)
             if payload:
-                mean = load(m, tile + S1 + j, c) / s + load(m, tile + HX + j, c)
-                store(m, tile + HA + j, c, where_positive(s, mean, fill(0.0)))
-            store(m, tile + LA + j, c, log(s) + load(m, tile + LX + j, c))
+                mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
+                store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
+            store(m, LA + j, c, log(s) + load(m, LX + j, c))
             if last and j == n - 1:
                 continue
-            g = load(m, tile + G + j, c)
-            store(m, tile + LG + j, c, log(g) + load(m, at.wtop, c))
+            g = load(m, G + j, c)
+            store(m, LG + j, c, log(g) + load(m, WTOP, c))
             if payload:
-                mean = load(m, tile + G1 + j, c) / g
-                store(m, tile + HG + j, c, where_positive(g, mean, fill(0.0)))
+                mean = load(m, G1 + j, c) / g
+                store(m, HG + j, c, where_positive(g, mean, fill(0.0)))
 
 
 @kernel
 def careful(m, at, now, t, last, payload):
     """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
-    tile = at.tile
     top = -inf
     for c in range(at.C):
-        s = m[tile + S, c]
+        s = m[S, c]
         x = -inf
         mean = 0.0
         if s >= SUM_LEAST:
             x = np.log(s)
-            mean = m[tile + S1, c] / s
+            mean = m[S1, c] / s
         elif s > 0.0:
             x, mean, highest = exact(m, at, now, c, t, payload)
-            m[tile + S, c] = -1.0
-            m[at.lower, c] = highest if abs(highest) > 1.0 else 0.0
-        x += m[tile + LX, c]
-        m[tile + LA, c] = x
-        m[tile + HA, c] = mean + m[tile + HX, c] if x > -inf else 0.0
+            m[S, c] = -1.0
+            m[LOWER, c] = highest if abs(highest) > 1.0 else 0.0
+        x += m[LX, c]
+        m[LA, c] = x
+        m[HA, c] = mean + m[HX, c] if x > -inf else 0.0
         top = max(top, x)
     if not last:
         lead(m, at, top if top > -inf else 0.0, payload)
@@ -206,60 +213,58 @@ def careful(m, at, now, t, last, payload):
 @kernel
 def lead(m, at, top, payload):
     """g of a careful position from its alpha, whose largest is `top`."""
-    tile = at.tile
-    a, a1 = tile + X, tile + Y
+    a, a1 = X, Y
     for c in range(0, at.width, LANES):
-        x = load(m, tile + LA, c)
+        x = load(m, LA, c)
         store(m, a, c, where_open(x, larger(exp(x - fill(top)), fill(A_LEAST)), fill(0.0)))
-        store(m, a1, c, load(m, a, c) * load(m, tile + HA, c))
+        store(m, a1, c, load(m, a, c) * load(m, HA, c))
     for c in range(0, at.width, LANES):
-        store(m, tile + G, c, product(m, at, a, at.W, c))
+        store(m, G, c, product(m, at, a, at.W, c))
         if payload:
-            store(m, tile + G1, c, product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c))
+            store(m, G1, c, product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c))
     for c in range(at.C):
-        g = m[tile + G, c]
+        g = m[G, c]
         x = -inf
         mean = 0.0
         if g >= LEAD_LEAST:
             x = np.log(g) + top
-            mean = m[tile + G1, c] / g
+            mean = m[G1, c] / g
         elif g > 0.0:
             for d in range(at.C):
-                x = max(x, m[tile + LA, d] + m[at.logw + d, c])
+                x = max(x, m[LA, d] + m[at.logw + d, c])
             total = 0.0
             for d in range(at.C):
-                p = np.exp(m[tile + LA, d] + m[at.logw + d, c] - x)
+                p = np.exp(m[LA, d] + m[at.logw + d, c] - x)
                 total += p
                 if payload and p > 0.0:
-                    mean += p * (m[tile + HA, d] + m[at.wp + d, c])
+                    mean += p * (m[HA, d] + m[at.wp + d, c])
             mean /= total
             x += np.log(total)
-        m[tile + LG, c] = x + m[at.wtop, c]
-        m[tile + HG, c] = mean
+        m[LG, c] = x + m[WTOP, c]
+        m[HG, c] = mean
 
 
 @kernel
 def close(m, at, now, t, n, last, payload):
     """Put n positions' sources into the window by their logarithms, and make the last position the new origin."""
-    tile = at.tile
     row = t - now[FIRST]
     for c in range(0, at.width, LANES):
         for j in range(n - 1 if last else n):
-            logu = load(m, tile + LG + j, c) + load(m, tile + LY + j, c)
-            store(m, at.logu + row + j, c, logu + load(m, at.base, c))
+            logu = load(m, LG + j, c) + load(m, LY + j, c)
+            store(m, at.logu + row + j, c, logu + load(m, BASE, c))
             if payload:
-                r = load(m, tile + HG + j, c) + load(m, tile + HY + j, c)
-                store(m, at.r + row + j, c, r - load(m, at.rbase, c))
+                r = load(m, HG + j, c) + load(m, HY + j, c)
+                store(m, at.r + row + j, c, r - load(m, RBASE, c))
     top = -inf
     for c in range(at.C):
-        if m[tile + LA + n - 1, c] > top:
-            top = m[tile + LA + n - 1, c]
-            m[at.scalars, BEST] = m[tile + HA + n - 1, c] if payload else 0.0
+        if m[LA + n - 1, c] > top:
+            top = m[LA + n - 1, c]
+            m[SCALARS, BEST] = m[HA + n - 1, c] if payload else 0.0
     top = top if top > -inf else 0.0
     for c in range(at.C):
-        m[at.frame, c] = m[tile + FRAME + n - 1, c] - top
+        m[FRAME, c] = m[FRAMES + n - 1, c] - top
         if payload:
-            m[at.prefix, c] = m[tile + PREFIX + n - 1, c]
+            m[PREFIX, c] = m[PREFIXES + n - 1, c]
     return top
 
 
@@ -271,8 +276,8 @@ def advance(m, at, now, job, b, L, t):
     payload = job.payload
     slow = now[CAREFUL] > 0
     n = open_tile(m, at, now, job, b, L, t, 1 if slow else min(TILE, L + 1 - t))
-    offset = m[at.scalars, OFFSET]
-    rate = 0.0 if slow else m[at.scalars, RATE]
+    offset = m[SCALARS, OFFSET]
+    rate = 0.0 if slow else m[SCALARS, RATE]
     if slow:
         now[CAREFUL] -= 1
         careful(m, at, now, t, t == L, payload)
@@ -286,8 +291,8 @@ def advance(m, at, now, job, b, L, t):
         now[PATIENCE] = 0
         logarithms(m, at, n, t + n - 1 == L, payload)
     top = close(m, at, now, t, n, t + n - 1 == L, payload)
-    m[at.scalars, OFFSET] += rate * n + top
+    m[SCALARS, OFFSET] += rate * n + top
     if not slow:
-        m[at.scalars, RATE] = rate + top / n
+        m[SCALARS, RATE] = rate + top / n
     now[NEWEST] = n
     return n, offset, rate

@@ -33,7 +33,7 @@ from semicrf.engine.cpu.lanes import (
     where_open,
     where_positive,
 )
-from semicrf.engine.cpu.memory import BEST, GAUGE, PAD, clear
+from semicrf.engine.cpu.memory import BASE, BEST, FRAME, GAUGE, LO, LOWER, PAD, PREFIX, RBASE, SCALARS, TOPS, clear
 
 DRIFT = 60.0  # a frame this far below its newest source is moved when a tile opens
 HIGH = 200.0  # log of the largest U
@@ -50,7 +50,7 @@ def lowest(m, at, c, t):
     """The first source from which any label of these lanes may reach t."""
     low = inf
     for i in range(c, min(c + LANES, at.C)):
-        low = min(low, m[at.lo, i])
+        low = min(low, m[LO, i])
     return max(np.int64(low), t - at.K)
 
 
@@ -60,7 +60,7 @@ def far(m, at, U, D, S, n, count, c):
 
     Four destinations share the loads; D is padded with zeros.
     """
-    j = np.int64(0)
+    j = 0
     while j + 4 <= n:
         x0 = load(m, S + j, c)
         x1 = load(m, S + j + 1, c)
@@ -95,8 +95,8 @@ def far(m, at, U, D, S, n, count, c):
 @kernel
 def exact(m, at, now, c, t, payload):
     """log sum_s exp(logu + logd) over the sources of label c before t, the mean of r + dp there, the largest logu."""
-    first, base = now[FIRST], m[at.base, c]
-    s0 = max(t - at.K, np.int64(m[at.lo, c]))
+    first, base = now[FIRST], m[BASE, c]
+    s0 = max(t - at.K, np.int64(m[LO, c]))
     x = -inf
     top = -inf
     for s in range(s0, t):
@@ -111,7 +111,7 @@ def exact(m, at, now, c, t, payload):
         p = np.exp(m[at.logu + s - first, c] - base + m[at.logd + t - 1 - s, c] - x)
         total += p
         if payload and p > 0.0:
-            mean += p * (m[at.r + s - first, c] + m[at.rbase, c] + m[at.dp + t - 1 - s, c])
+            mean += p * (m[at.r + s - first, c] + m[RBASE, c] + m[at.dp + t - 1 - s, c])
     return x + np.log(total), mean / total, top
 
 
@@ -122,34 +122,34 @@ def slide(m, at, now, t, payload):
     for q in range(at.K + PAD):
         for c in range(0, at.width, LANES):
             store(m, at.U + q, c, load(m, at.U + q + by, c))
-            store(m, at.logu + q, c, load(m, at.logu + q + by, c) - load(m, at.base, c))
+            store(m, at.logu + q, c, load(m, at.logu + q + by, c) - load(m, BASE, c))
             if payload:
                 store(m, at.V + q, c, load(m, at.V + q + by, c))
-                store(m, at.r + q, c, load(m, at.r + q + by, c) + load(m, at.rbase, c))
-    clear(m, at, at.base, at.prefix - at.base)
+                store(m, at.r + q, c, load(m, at.r + q + by, c) + load(m, RBASE, c))
+    clear(m, at, BASE, PREFIX - BASE)
     now[FIRST] += by
 
 
 @kernel
 def kill(m, at, now, c, s, payload):
     """Sources of label c before s reach no further destination."""
-    for q in range(max(np.int64(m[at.lo, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
+    for q in range(max(np.int64(m[LO, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
         m[at.U + q, c] = 0.0
         m[at.logu + q, c] = -inf
         if payload:
             m[at.V + q, c] = 0.0
-    m[at.lo, c] = max(m[at.lo, c], np.float64(s))
+    m[LO, c] = max(m[LO, c], np.float64(s))
 
 
 @kernel
 def _renew(m, at, now, c, s0, s1, payload):
     """U and V of sources s0..s1-1 from their logarithms."""
     for q in range(s0 - now[FIRST], s1 - now[FIRST]):
-        x = load(m, at.logu + q, c) - load(m, at.base, c)
+        x = load(m, at.logu + q, c) - load(m, BASE, c)
         u = kept(exp(smaller(x, fill(HIGH))), x)
         store(m, at.U + q, c, u)
         if payload:
-            store(m, at.V + q, c, u * (load(m, at.r + q, c) + load(m, at.rbase, c)))
+            store(m, at.V + q, c, u * (load(m, at.r + q, c) + load(m, RBASE, c)))
 
 
 @small
@@ -164,7 +164,7 @@ def settle(m, at, now, t, payload):
     for c in range(0, at.width, LANES):
         if _drifts(m, at, now, c, t):
             _reframe(m, at, now, c, t, payload)
-            store(m, at.lower, c, fill(0.0))
+            store(m, LOWER, c, fill(0.0))
 
 
 @kernel
@@ -175,14 +175,14 @@ def _drifts(m, at, now, c, t):
     tops = fill(-inf)
     for q in range(t - newest - first, t - first):
         tops = larger(load(m, at.logu + q, c), tops)
-    tops = tops - load(m, at.base, c)
-    store(m, at.tops, c, tops)
+    tops = tops - load(m, BASE, c)
+    store(m, TOPS, c, tops)
     if not moves and above(tops, fill(DRIFT)) == 0:
         return False
     for i in range(c, c + LANES):
-        top, lower = m[at.tops, i], m[at.lower, i]
+        top, lower = m[TOPS, i], m[LOWER, i]
         shift = max(top, lower) if lower != 0.0 else (top if top > DRIFT else 0.0)
-        m[at.lower, i] = np.floor(shift / LN2)
+        m[LOWER, i] = np.floor(shift / LN2)
     return True
 
 
@@ -190,9 +190,9 @@ def _drifts(m, at, now, c, t):
 def _reframe(m, at, now, c, t, payload):
     """Move the frames of these lanes by `lower`: products where all go up, anew from logarithms where one goes down."""
     first, newest, low = now[FIRST], now[NEWEST], lowest(m, at, c, t)
-    shift = load(m, at.lower, c)
-    store(m, at.frame, c, fma(shift, fill(LN2), load(m, at.frame, c)))
-    store(m, at.base, c, fma(shift, fill(LN2), load(m, at.base, c)))
+    shift = load(m, LOWER, c)
+    store(m, FRAME, c, fma(shift, fill(LN2), load(m, FRAME, c)))
+    store(m, BASE, c, fma(shift, fill(LN2), load(m, BASE, c)))
     if above(fill(0.0), shift) != 0:
         _renew(m, at, now, c, low, t, payload)
         return
@@ -208,12 +208,12 @@ def _reframe(m, at, now, c, t, payload):
 @kernel
 def regauge(m, at, now, t):
     """Count means from here: the largest label's, so that they stay small."""
-    shift = m[at.scalars, BEST]
-    m[at.scalars, GAUGE] += shift
+    shift = m[SCALARS, BEST]
+    m[SCALARS, GAUGE] += shift
     for c in range(0, at.width, LANES):
-        by = load(m, at.prefix, c) - fill(shift)
+        by = load(m, PREFIX, c) - fill(shift)
         for q in range(lowest(m, at, c, t) - now[FIRST], t - now[FIRST]):
             store(m, at.V + q, c, fma(by, load(m, at.U + q, c), load(m, at.V + q, c)))
-        store(m, at.rbase, c, load(m, at.rbase, c) + by)
-        store(m, at.prefix, c, fill(0.0))
+        store(m, RBASE, c, load(m, RBASE, c) + by)
+        store(m, PREFIX, c, fill(0.0))
     now[GAUGED] = t
