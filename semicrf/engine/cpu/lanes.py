@@ -72,9 +72,10 @@ def _spread(builder, x):
 
 def _address(context, builder, array_type, array, i, j):
     """The address of [i, j] in a C-contiguous array, without the checks for negative indices."""
-    made = context.make_array(array_type)(context, builder, array)
-    width = cgutils.unpack_tuple(builder, made.shape)[1]
-    return builder.gep(made.data, [builder.add(builder.mul(i, width), j)])
+    model = context.data_model_manager[array_type]
+    data = builder.extract_value(array, model.get_field_position("data"))
+    width = builder.extract_value(array, (model.get_field_position("shape"), 1))
+    return builder.gep(data, [builder.add(builder.mul(i, width), j)])
 
 
 def _call(builder, name, *args):

@@ -8,7 +8,7 @@ import numpy as np
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import kernel
+from semicrf.engine.cpu.lanes import kernel, small
 from semicrf.engine.cpu.memory import GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
@@ -188,7 +188,7 @@ def _give_sums(m, k, at, sums, pull, b, payload):
         _give(pull, P.TRANSITION, b, d, C, k, counts.AL, counts.FA, payload)
 
 
-@kernel
+@small
 def _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, offset, rate, h, wants, payload):
     """Take the counts of a tile of the reverse sweep."""
     p = L - t

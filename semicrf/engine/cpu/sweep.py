@@ -79,11 +79,11 @@ inf = np.inf
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
     opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
-    for i in range(at.logu, at.logu + at.size):
+    for row in range(at.logu, at.logu + at.size):
         for c in range(0, at.width, LANES):
-            store(m, i, c, fill(-inf))
-    for i in range(now.shape[0]):
-        now[i] = 0
+            store(m, row, c, fill(-inf))
+    for n in range(now.shape[0]):
+        now[n] = 0
     now[FIRST] = -at.K - 4
     row = at.K + 4
     P.weight_row(job, opens, b, i, m, OPEN)
@@ -268,7 +268,7 @@ def close(m, at, now, t, n, last, payload):
     return top
 
 
-@kernel
+@small
 def advance(m, at, now, job, b, L, t):
     """Go on from position t; how many positions that was, and (offset, rate): rows LA + j and LG + j of the tile are
     relative to offset + (j + 1) rate.

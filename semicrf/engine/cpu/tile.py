@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import LANES, closes, exp, fill, kernel, larger, load, smaller, store, where_open
+from semicrf.engine.cpu.lanes import LANES, closes, exp, fill, kernel, larger, load, small, smaller, store, where_open
 from semicrf.engine.cpu.memory import (
     CLOSE,
     CP,
@@ -99,7 +99,7 @@ def scales(m, at, n, rate, c, payload):
             store(m, HY + j, c, load(m, OP + j, c) - prefix)
 
 
-@kernel
+@small
 def open_tile(m, at, now, job, b, L, t, n):
     """Make a tile of up to n positions ready: how many it has."""
     payload = job.payload

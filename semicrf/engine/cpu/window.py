@@ -173,7 +173,7 @@ def _drifts(m, at, now, c, t):
     first, newest = now[FIRST], now[NEWEST]
     moves = now[FRESH] != 0
     tops = fill(-inf)
-    for q in range(t - newest - first, t - first):
+    for q in range(t - min(newest, at.K) - first, t - first):
         tops = larger(load(m, at.logu + q, c), tops)
     tops = tops - load(m, BASE, c)
     store(m, TOPS, c, tops)
