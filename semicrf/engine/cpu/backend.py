@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from semicrf.engine.cpu.loglinear import scan, scan_vjp, serves
+from semicrf.engine.cpu.linear import scan, scan_vjp, serves
 
 __all__ = ["scan", "scan_vjp", "serves"]
