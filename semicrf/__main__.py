@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--out", type=Path, default=Path("semicrf.png"), metavar="PATH", help="where the picture goes")
-    parser.add_argument("--backend", default="auto", help="auto, reference, cpu (runs a part of this) or triton")
+    parser.add_argument("--backend", default="auto", help="auto, reference, blocked or cpu (a part of this), triton")
     return parser
 
 

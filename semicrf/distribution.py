@@ -32,7 +32,7 @@ class SemiCRFDistribution(Distribution):
     Args:
         potentials: `FactoredPotentials`, `SegmentPotentials` or `EdgePotentials`; their leading shape is `batch_shape`.
         lengths: integer ``(...)``, in ``1..T``; T by default. Nothing past a length is read.
-        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``; one that is not there raises.
+        backend: ``"auto"``, ``"reference"``, ``"blocked"``, ``"cpu"`` or ``"triton"``; one that is not there raises.
         validate_args: check values (NaN, +inf, lengths); None: yes, except while compiling, capturing a CUDA graph
             or under vmap. Shapes, dtypes and devices are always checked.
 

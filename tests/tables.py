@@ -19,7 +19,7 @@ from torch import Tensor
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std
 from semicrf.compile import compiled, load, torch_source
 from semicrf.engine import ops
-from semicrf.engine.dispatch import BACKENDS
+from semicrf.engine.dispatch import BACKENDS, INTERPRETED
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.primitives import ENVIRONMENT
 
@@ -121,10 +121,14 @@ class Backend:
         return BACKENDS[self.name].serves(compiled(row.semiring), parts, torch.device(self.device))
 
 
-ROWS: dict[str, Backend] = {}
+ROWS = {"triton": Backend("triton", "cpu" if INTERPRETED else "cuda")}
 """Backends that are not as `Backend` has it by default."""
 
-BACKEND = [ROWS.get(name, Backend(name)) for name in BACKENDS]
+BACKEND = [
+    backend
+    for backend in (ROWS.get(name, Backend(name)) for name in BACKENDS)
+    if backend.device == "cpu" or torch.cuda.is_available()
+]
 AUTO = Backend("auto")
 
 

@@ -497,7 +497,9 @@ def test_latex_of_log():
 
 @pytest.mark.parametrize("target", ["tex", "", "Torch", None])
 def test_an_unknown_target_is_an_error(target):
-    with pytest.raises(SemiringError, match=rf"explain: got target {target!r}; expected one of \['latex', 'torch'"):
+    with pytest.raises(
+        SemiringError, match=rf"explain: got target {target!r}; expected one of \['cpu', 'latex', 'torch', 'triton'"
+    ):
         Log.explain(target)
 
 

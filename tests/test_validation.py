@@ -238,7 +238,8 @@ def test_arguments_of_the_wrong_kind():
 @pytest.mark.parametrize("backend", ["cuda", "Reference", "", None])
 def test_unknown_backends(backend):
     with pytest.raises(
-        BackendError, match=rf"backend: got {backend!r}; expected one of \('auto', 'reference', 'cpu', 'triton'\)"
+        BackendError,
+        match=rf"backend: got {backend!r}; expected one of \('auto', 'reference', 'blocked', 'cpu', 'triton'\)",
     ):
         SemiCRFDistribution(FactoredPotentials(torch.zeros(5, 2)), backend=backend)
 

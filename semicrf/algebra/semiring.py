@@ -55,7 +55,7 @@ class Semiring:
     read: ClassVar[Callable[..., Any]]
     divide: ClassVar[Callable[..., Any]]
     explain: ClassVar[Callable[..., str]]
-    """``S.explain("torch" | "latex")`` returns the generated text; attached by `semicrf.compile`."""
+    """``S.explain("torch" | "cpu" | "triton" | "latex")`` returns the generated text; attached by `semicrf.compile`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -11,9 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from semicrf.algebra.semiring import Semiring
+from semicrf.compile.cpu import cpu_source
 from semicrf.compile.program import compiled
-from semicrf.compile.render import TARGETS
+from semicrf.compile.render import latex_source, torch_source
+from semicrf.compile.triton import triton_source
 from semicrf.errors import SemiringError
+
+TARGETS = {"torch": torch_source, "latex": latex_source, "cpu": cpu_source, "triton": triton_source}
 
 
 def load(source: str, name: str, environment: Mapping[str, Any]) -> ModuleType:

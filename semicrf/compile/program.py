@@ -152,11 +152,11 @@ class Program:
 
     def _ordered(self, outputs: Outputs) -> Outputs:
         """`top` of lists that are in order already becomes the list."""
-        items = {n: sorted_top(n, self._descending) for n in postorder(outputs) if n.op == "item"}
+        items = {n: sorted_top(n, self.descending) for n in postorder(outputs) if n.op == "item"}
         return tuple(simplify(o, {n: s for n, s in items.items() if s is not None}) for o in outputs)
 
     @cached_property
-    def _descending(self) -> list[tuple[int, ...]]:
+    def descending(self) -> list[tuple[int, ...]]:
         """Scalars that every element holds in descending order, because `sum` leaves them so and zero and one are."""
         runs: dict[Expr, list[int]] = {}
         for i, output in enumerate(self.sum):

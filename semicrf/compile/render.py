@@ -153,6 +153,3 @@ def _latex(root: Expr, program: Program) -> str:
             }
             names[node] = _write(node, LATEX, args)
     return names[root]
-
-
-TARGETS = {"torch": torch_source, "latex": latex_source}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from semicrf.compile import Program
-from semicrf.engine import reference
+from semicrf.engine import blocked, reference, walk
+from semicrf.engine.reference import State
 from semicrf.errors import BackendError
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked}
 """Name -> a module with `serves`, `scan` and `scan_vjp`, as `semicrf.engine.reference` has them; the fastest last."""
 
 if importlib.util.find_spec("numba") is not None:
@@ -19,7 +23,14 @@ if importlib.util.find_spec("numba") is not None:
 
     BACKENDS["cpu"] = cpu
 
-KNOWN = ("auto", "reference", "cpu", "triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+if importlib.util.find_spec("triton") is not None and (torch.backends.cuda.is_built() or INTERPRETED):
+    from semicrf.engine import triton
+
+    BACKENDS = {"triton": triton, **BACKENDS} if INTERPRETED else {**BACKENDS, "triton": triton}
+
+KNOWN = ("auto", "reference", "blocked", "cpu", "triton")
 
 
 def choose(backend: str) -> str:
@@ -47,3 +58,16 @@ def serving(backend: str, semiring: Program, parts: set[str], device: torch.devi
             "Likely fix: backend='auto', which takes one that does."
         )
     return BACKENDS[backend]
+
+
+def stored(module: ModuleType, models: Sequence[Mapping[str, Tensor]]) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes of a module's `State`, of elements and of choices: float64 and int64 unless it says otherwise."""
+    return module.stored(models) if hasattr(module, "stored") else (torch.float64, torch.int64)
+
+
+def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
+    """The walk along the stored choices of the best path, on the device where they lie."""
+    if "triton" in BACKENDS and lengths.device.type == "cuda":
+        return BACKENDS["triton"].best(lengths, alpha_id, g_id, end_id)
+    blank = lengths.new_empty(0, dtype=torch.float64)
+    return walk.best(lengths, State(blank, blank, blank, blank, alpha_id, g_id, end_id))

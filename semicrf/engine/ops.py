@@ -1,6 +1,6 @@
 """The dynamic programme as torch operators.
 
-Two raw operators, `semicrf::scan` and `semicrf::scan_vjp`, do the work and know nothing of autograd. In eager mode two
+Two raw operators, `semicrf::scan` and `semicrf::scan_vjp` (`semicrf.engine.operators`), do the work. In eager mode two
 `autograd.Function` wrap them (values, gradients, forward mode, vmap). While torch.compile traces, a twin of `scan`
 that has its reverse registered is used instead: Dynamo does not take an autograd.Function with a jvp, and
 register_autograd alone would make `torch.func.jvp` zero in silence.
@@ -10,140 +10,26 @@ Derivatives of derivatives need no tape: the Hessian-vector product of a semirin
 most (for Log any, for CrossEntropy and KL the second); the semirings that choose are piecewise linear.
 """
 
-# pyright: reportIncompatibleMethodOverride=false, reportFunctionMemberAccess=false
-# (torch types autograd.Function's static methods by their packed arguments, and custom_op's result as a plain function)
+# pyright: reportIncompatibleMethodOverride=false
+# (torch types autograd.Function's static methods by their packed arguments)
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
-from semicrf.engine import walk
-from semicrf.engine.dispatch import serving
-from semicrf.engine.layout import MASKS, Spec
+from semicrf.engine.layout import Spec
+from semicrf.engine.operators import N, Stored, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
-
-Stored = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-N = len(State._fields)
 
 
 def _args(spec: Spec) -> tuple[str, str, str, int, int, int]:
     """A spec as operators take it; Dynamo does not trace dataclasses.astuple."""
     return spec.semiring, spec.backend, spec.layout, spec.T, spec.K, spec.C
-
-
-# ------------------------------------------------------------------ raw operators
-@torch.library.custom_op("semicrf::scan", mutates_args=())
-def _scan(
-    semiring: str,
-    backend: str,
-    layout: str,
-    T: int,
-    K: int,
-    C: int,
-    keep: bool,
-    lengths: Tensor,
-    tensors: Sequence[Tensor],
-) -> Stored:
-    spec = Spec(semiring, backend, layout, T, K, C)
-    run = program(semiring)
-    module = serving(backend, run, set(spec.names), lengths.device)
-    return tuple(module.scan(run, spec.models(tensors), lengths, T, K, C, keep))
-
-
-@_scan.register_fake
-def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
-    p, B = program(semiring), lengths.shape[0]
-    columns = K if {"edge", "duration_transition"} & set(layout.replace("|", " ").split()) else 1
-
-    def real(*shape: int) -> Tensor:
-        return lengths.new_empty(shape, dtype=torch.float64)
-
-    def ids(*shape: int) -> Tensor:
-        return lengths.new_empty(shape, dtype=torch.int64)
-
-    value = real(p.width, B)
-    if not keep:
-        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
-    shape, gshape = (B, T + 1, C), (B, T, columns, C)
-    stored = real(p.width, *shape), real(p.width, *gshape), real(p.potentials, B, T + 1)
-    return value, *stored, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
-
-
-@torch.library.custom_op("semicrf::scan_vjp", mutates_args=())
-def _scan_vjp(
-    semiring: str, backend: str, layout: str, T: int, K: int, C: int, wanted: Sequence[bool], lengths: Tensor,
-    cotangent: Tensor, state: Sequence[Tensor], tensors: Sequence[Tensor],
-) -> list[Tensor]:  # fmt: skip
-    spec, flags = Spec(semiring, backend, layout, T, K, C), iter(wanted)
-    models = spec.models(tensors)
-    parts = [{n for n in m if next(flags)} for m in models]
-    run = program(semiring)
-    module = serving(backend, run, set(spec.names), lengths.device)
-    grads = module.scan_vjp(run, models, lengths, T, K, C, State(*state), cotangent, parts)
-    return [g[n] if n in g else t.new_empty(0) for m, g in zip(models, grads, strict=True) for n, t in m.items()]
-
-
-@_scan_vjp.register_fake
-def _scan_vjp_fake(semiring, backend, layout, T, K, C, wanted, lengths, cotangent, state, tensors):
-    return [torch.empty_like(t) if w else t.new_empty(0) for t, w in zip(tensors, wanted, strict=True)]
-
-
-@torch.library.custom_op("semicrf::walk", mutates_args=())
-def _walk(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
-    blank = lengths.new_empty(0, dtype=torch.float64)
-    return walk.best(lengths, State(blank, blank, blank, blank, alpha_id, g_id, end_id))
-
-
-@_walk.register_fake
-def _walk_fake(lengths, alpha_id, g_id, end_id):
-    shape = (lengths.shape[0], g_id.shape[2])
-    return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
-
-
-@torch.library.custom_op("semicrf::sample", mutates_args=())
-def _sample(
-    semiring: str, backend: str, layout: str, T: int, K: int, C: int, seed: int, samples: int, lengths: Tensor,
-    sequence_id: Tensor, tensors: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    spec = Spec(semiring, backend, layout, T, K, C)
-    run = program(semiring)
-    module = serving(backend, run, set(spec.names), lengths.device)
-    models = spec.models(tensors)
-    state = module.scan(run, models, lengths, T, K, C, True)
-    return walk.sample(run, models, lengths, T, K, C, state, seed, samples, sequence_id)
-
-
-@_sample.register_fake
-def _sample_fake(semiring, backend, layout, T, K, C, seed, samples, lengths, sequence_id, tensors):
-    shape = (samples, lengths.shape[0], T)
-    return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
-
-
-# ------------------------------------------------------------------ the twin for torch.compile
-_twin = torch.library.custom_op("semicrf::scan_autograd", _scan._init_fn, mutates_args=())
-_twin.register_fake(_scan_fake)
-
-
-def _twin_setup(ctx, inputs, output):
-    *spec, _keep, lengths, tensors = inputs
-    ctx.spec, ctx.count = spec, len(tensors)
-    ctx.save_for_backward(lengths, *output, *tensors)
-
-
-def _twin_backward(ctx, grad, *_):
-    lengths, *rest = ctx.saved_tensors
-    state, tensors = rest[:N], rest[N:]
-    names = Spec(*ctx.spec).names
-    wanted = [n not in MASKS for n in names]
-    grads = torch.ops.semicrf.scan_vjp(*ctx.spec, wanted, lengths, grad, state, tensors)
-    return *[None] * 8, [g if w else None for g, w in zip(grads, wanted, strict=True)]
-
-
-_twin.register_autograd(_twin_backward, setup_context=_twin_setup)
 
 
 # ------------------------------------------------------------------ eager autograd
@@ -283,11 +169,24 @@ class ScanVJP(torch.autograd.Function):
 
 
 # ------------------------------------------------------------------ what the layers above call
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing differentiates, batches or traces. Then the work is done at once: finding an operator's kernel
+    and an autograd.Function's signature takes longer than a short sequence.
+    """
+    watched = forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+    if watched or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    graph = torch.is_grad_enabled()
+    return all(type(t) in (Tensor, torch.nn.Parameter) and not (graph and t.requires_grad) for t in tensors)
+
+
 def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = False) -> State:
     """Run the dynamic programme; `value` (d, B) float64 is differentiable in the tensors."""
     keep = keep or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     if torch.compiler.is_compiling():
         return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
+    if _plain(tensors):
+        return State(*run_scan(*_args(spec), keep, lengths, tensors))
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
 
@@ -311,6 +210,9 @@ def scan_vjp(
     if torch.compiler.is_compiling():
         state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
         return torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
+    if _plain([cotangent, *tensors]):
+        state = run_scan(*_args(spec), True, lengths, tensors)
+        return run_scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
     with torch.no_grad():
         state = Scan.apply(spec, True, lengths, *tensors)
     return list(ScanVJP.apply(spec, tuple(wanted), lengths, cotangent, *state, *tensors))

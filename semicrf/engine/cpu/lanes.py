@@ -6,12 +6,11 @@ polynomials on the bits of a double: relative error below 4e-16 over the whole r
 order in which it is written.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false
-# (an intrinsic is called without its first parameter, which numba passes; so are the operators that @overload gives)
 from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
@@ -36,6 +35,10 @@ def kernel(function):
 small = njit(inline="always", error_model="numpy", boundscheck=False)
 """For what is part of a loop."""
 
+instruction: Any = intrinsic
+"""An intrinsic, called without its first parameter, which numba passes: no checker of types knows that."""
+
+instruction_of: Any = infer_global  # a decorator, whatever its annotation says
 _double, _bits = ir.DoubleType(), ir.IntType(64)
 _vector, _ivector = ir.VectorType(_double, LANES), ir.VectorType(_bits, LANES)
 
@@ -89,24 +92,21 @@ def _pointwise(name: str, count: int, generate):
     def codegen(context, builder, signature, args):
         return generate(builder, *args)
 
-    if count == 1:
+    def one(typing_context, a):
+        return lanes(lanes), codegen
 
-        def typing(typing_context, a):
-            return lanes(lanes), codegen
-    elif count == 2:
+    def two(typing_context, a, b):
+        return lanes(lanes, lanes), codegen
 
-        def typing(typing_context, a, b):
-            return lanes(lanes, lanes), codegen
-    else:
+    def three(typing_context, a, b, c):
+        return lanes(lanes, lanes, lanes), codegen
 
-        def typing(typing_context, a, b, c):
-            return lanes(lanes, lanes, lanes), codegen
-
-    typing.__name__ = typing.__qualname__ = name
-    return intrinsic(typing)
+    typed = (one, two, three)[count - 1]
+    typed.__name__ = typed.__qualname__ = name
+    return instruction(typed)
 
 
-@intrinsic
+@instruction
 def load(typing_context, array, i, j):
     """array[i, j : j + LANES]."""
 
@@ -117,7 +117,7 @@ def load(typing_context, array, i, j):
     return lanes(array, types.int64, types.int64), codegen
 
 
-@intrinsic
+@instruction
 def store(typing_context, array, i, j, value):
     """array[i, j : j + LANES] = value."""
 
@@ -129,7 +129,7 @@ def store(typing_context, array, i, j, value):
     return types.void(array, types.int64, types.int64, lanes), codegen
 
 
-@intrinsic
+@instruction
 def spread(typing_context, array, i, j):
     """array[i, j] in every lane."""
 
@@ -139,7 +139,7 @@ def spread(typing_context, array, i, j):
     return lanes(array, types.int64, types.int64), codegen
 
 
-@intrinsic
+@instruction
 def fill(typing_context, x):
     """One number in every lane."""
     return lanes(types.float64), lambda context, builder, signature, args: _spread(builder, args[0])
@@ -193,13 +193,13 @@ def _mask(test):
     return types.int64(lanes, lanes), codegen
 
 
-@intrinsic
+@instruction
 def doubtful(typing_context, x, limit):
     """Where 0 < x < limit."""
     return _mask(lambda b, x, y: b.and_(b.fcmp_ordered(">", x, _constant(0.0)), b.fcmp_ordered("<", x, y)))
 
 
-@intrinsic
+@instruction
 def closes(typing_context, x, y):
     """Where y = -inf and x is not."""
 
@@ -210,7 +210,7 @@ def closes(typing_context, x, y):
     return _mask(test)
 
 
-@intrinsic
+@instruction
 def above(typing_context, x, limit):
     """Where x > limit."""
     return _mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
@@ -229,7 +229,7 @@ for _operator, _name in (
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    infer_global(_operator)(type(_name, (_Arithmetic,), {}))
+    instruction_of(_operator)(type(_name, (_Arithmetic,), {}))
 
     def _generate(context, builder, signature, args, name=_name):
         return getattr(builder, name)(*args)

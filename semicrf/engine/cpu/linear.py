@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +12,7 @@ from torch import Tensor
 from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.pool import over_sequences
+from semicrf.engine.cpu.pool import groups, run
 from semicrf.engine.cpu.runs import Pull, Rows, backward, forward
 from semicrf.engine.layout import MASKS
 from semicrf.engine.reference import State
@@ -66,23 +69,24 @@ def scan(
     """The forward sweep; see `semicrf.engine.reference.scan`. Means are kept without what is added at the end."""
     form, B, d = _form(program), lengths.shape[0], program.width
     models = P.held(models)
-    jobs = _jobs(form, P.described(models), lengths, K, C)
-    value, mean = np.zeros((d, B)), np.zeros(B)
-    alpha, g = (np.empty((d, B, T + 1, C)), np.empty((d, B, T, 1, C))) if keep else (np.empty((d, 0, 0, 0)),) * 2
-    stored = alpha, g if keep else np.empty((d, 0, 0, 1, 0))
-    work = T * C * (K + C)
-    for n, m, job in jobs:
+    value = np.zeros((d, B))
+    shapes = ((d, B, T + 1, C), (d, B, T, 1, C)) if keep else ((d, 0, 0, 0), (d, 0, 0, 1, 0))
+    alpha, g = np.empty(shapes[0]), np.empty(shapes[1])
+    tasks: list[Callable[[], None]] = []
+    limits: list[tuple[int, np.ndarray, float]] = []
+    for n, mean, job in _jobs(form, P.described(models), lengths, K, C):
         f = form.weights[n].field
-        i = f if m is None else m.field
-        rows = _rows(*stored, f, i)
-        into = value[i] if m is not None else mean
-        over_sequences(lambda b0, b1: forward(job, b0, b1, keep, rows, value[f], into), B, work)  # noqa: B023 - run at once
-        limits = _limits(job, T) if m is not None else None
-        if m is not None and limits is not None:
-            marks = np.zeros(B)
-            none = _rows(np.empty((d, 0, 0, 0)), np.empty((d, 0, 0, 1, 0)), f, i)
-            over_sequences(lambda b0, b1: forward(limits[0], b0, b1, False, none, value[f], marks), B, work)  # noqa: B023
-            value[i][marks > 0] = limits[1]
+        i = f if mean is None else mean.field
+        rows, other = _rows(alpha, g, f, i), np.zeros(B) if mean is None else value[i]
+        tasks += [partial(forward, job, b0, b1, keep, rows, value[f], other) for b0, b1 in groups(B)]
+        found = None if mean is None else _limits(job, T)
+        if found is not None:
+            marks, limit = found
+            limits.append((i, np.zeros(B), limit))
+            tasks += [partial(forward, marks, a, b, False, rows, np.zeros(B), limits[-1][1]) for a, b in groups(B)]
+    run(tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+    for i, marks, limit in limits:
+        value[i][marks > 0] = limit
     for m in form.means:
         for n, c in enumerate(m.plus):
             if c != 0:
@@ -127,11 +131,11 @@ def scan_vjp(
         f = form.weights[n].field
         runs.append((job, _rows(alpha, g, f, f if mean is None else mean.field), pull))
 
-    def task(b0: int, b1: int) -> None:
+    def task(b0: int, b1: int) -> None:  # one after the other, as they add to the same gradients
         for job, rows, pull in runs:
             backward(job, b0, b1, rows, pull)
 
-    over_sequences(task, B, 3 * T * C * (K + C))
+    run([partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
     return [{n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 

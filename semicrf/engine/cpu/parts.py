@@ -5,8 +5,6 @@ absent. So one compiled loop serves float32 and float64, contiguous or not, and 
 ever copied.
 """
 
-# pyright: reportCallIssue=false
-# (an intrinsic is called without its first parameter, which numba passes)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +14,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import kernel, small
+from semicrf.engine.cpu.lanes import instruction, kernel, small
 from semicrf.engine.layout import MASKS
 
 NAMES = ("emission", "segment_start", "segment_end", "duration", "transition", "start", "end", "required")
@@ -71,22 +68,22 @@ def _reader(kind: ir.Type, generate):
     return codegen
 
 
-@intrinsic
+@instruction
 def _double(typing_context, address):
     return types.float64(types.int64), _reader(ir.DoubleType(), lambda builder, x: x)
 
 
-@intrinsic
+@instruction
 def _single(typing_context, address):
     return types.float64(types.int64), _reader(ir.FloatType(), lambda builder, x: builder.fpext(x, ir.DoubleType()))
 
 
-@intrinsic
+@instruction
 def _byte(typing_context, address):
     return types.int64(types.int64), _reader(ir.IntType(8), lambda builder, x: builder.zext(x, ir.IntType(64)))
 
 
-@intrinsic
+@instruction
 def add_at(typing_context, address, value):
     """Add a number to the float64 at an address."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import torch
 
@@ -14,18 +13,23 @@ SERIAL = 100_000  # products below which a second thread costs more than it save
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and size: a child of a fork makes its own
 
 
-def over_sequences(task: Callable[[int, int], None], B: int, work: int) -> None:
-    """task(b0, b1) over ranges that cover the B sequences of a batch, in threads where there is work for them: `work`
-    products each. What a sequence gives does not depend on the range that it is in.
+def run(tasks: list[Callable[[], None]], work: int) -> None:
+    """Run all tasks, each on its own data; in threads where there is work for them. The results do not depend on how
+    many.
     """
-    threads = min(torch.get_num_threads(), B, B * work // SERIAL)
-    if threads < 2:
-        task(0, B)
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads < 2 or work < SERIAL:
+        for task in tasks:
+            task()
         return
     key = (os.getpid(), threads)
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="semicrf")
-    ranges = min(B, 4 * threads)
-    bounds = [B * i // ranges for i in range(ranges + 1)]
-    for future in [_pools[key].submit(task, b0, b1) for b0, b1 in pairwise(bounds)]:
+    for future in [_pools[key].submit(task) for task in tasks]:
         future.result()
+
+
+def groups(n: int) -> list[tuple[int, int]]:
+    """n sequences cut into ranges (first, last), a few per thread so that ragged lengths even out."""
+    size = max(1, -(-n // (4 * torch.get_num_threads())))
+    return [(a, min(n, a + size)) for a in range(0, n, size)]

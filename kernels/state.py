@@ -1,0 +1,261 @@
+"""Tuples of tensors, as elements and accumulators are, and the reading of a model's parts.
+
+P is the layout of the parts, a constant: ``P.emission[m]`` is the index of model m's emissions among `parts`, -1 where
+there are none; ``P.rows[i]`` is 1 where part i has one row per sequence, 0 where the batch shares one.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def constants(values: tl.constexpr, like):
+    """A tuple of tensors shaped like `like`, each filled with one number."""
+    out = ()
+    for i in tl.static_range(len(values)):
+        out = out + (tl.full(like.shape, values[i], like.dtype),)
+    return out
+
+
+@triton.jit
+def nothing_yet(like, S: tl.constexpr):
+    """The accumulator of no terms, for every entry of `like`."""
+    return constants(S.empty, like) + constants(S.nowhere, like.to(tl.int32))
+
+
+@triton.jit
+def expand(x, axis: tl.constexpr):
+    """Every tensor of a tuple with one more axis."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (tl.expand_dims(x[i], axis),)
+    return out
+
+
+@triton.jit
+def select(condition, x, y):
+    """x where the condition holds, y elsewhere."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (tl.where(condition, x[i], y[i]),)
+    return out
+
+
+@triton.jit
+def pick(x, here, S: tl.constexpr, kind: tl.constexpr):
+    """The row of every tensor of a tuple where `here`, a column of truths, holds, in one reduction of them all.
+
+    `kind` says what the tuple is, as that names the adding function. The interpreter reduces tuples one number at a
+    time, so there every tensor is reduced by itself.
+    """
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (tl.where(here, x[i], 0),)
+    if len(x) == 1:
+        return (tl.sum(out[0], 0),)
+    elif S.together and kind == "accumulator":
+        return tl.reduce(out, 0, S.add)
+    elif S.together and kind == "fields":
+        return tl.reduce(out, 0, S.add_fields)
+    elif S.together:
+        return tl.reduce(out, 0, S.add_potentials)
+    else:
+        apart = ()
+        for i in tl.static_range(len(x)):
+            apart = apart + (tl.sum(out[i], 0),)
+        return apart
+
+
+@triton.jit
+def plus(x, y):
+    """Two tuples, added."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (x[i] + y[i],)
+    return out
+
+
+@triton.jit
+def add_up(x, axis: tl.constexpr, N: tl.constexpr):
+    """The first N tensors of a tuple, summed along an axis."""
+    out = ()
+    for i in tl.static_range(N):
+        out = out + (tl.sum(x[i], axis),)
+    return out
+
+
+@triton.jit
+def take(x, first: tl.constexpr, last: tl.constexpr):
+    """The tensors first .. last - 1 of a tuple."""
+    out = ()
+    for i in tl.static_range(last - first):
+        out = out + (x[first + i],)
+    return out
+
+
+@triton.jit
+def convert(x, dtype: tl.constexpr):
+    """Every tensor of a tuple in another dtype."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (x[i].to(dtype),)
+    return out
+
+
+@triton.jit
+def load_tuple(pointer, stride, offsets, mask, others: tl.constexpr, dtype: tl.constexpr):
+    """One tensor for every number in `others`, `stride` apart in memory."""
+    out = ()
+    for i in tl.static_range(len(others)):
+        out = out + (tl.load(pointer + i * stride + offsets, mask=mask, other=others[i]).to(dtype),)
+    return out
+
+
+@triton.jit
+def store_tuple(pointer, stride, offsets, x, mask):
+    """Store every tensor of a tuple, `stride` apart in memory."""
+    for i in tl.static_range(len(x)):
+        tl.store(pointer + i * stride + offsets, x[i], mask=mask)
+
+
+@triton.jit
+def row_of(parts, index: tl.constexpr, P: tl.constexpr, b, size):
+    """The first entry of sequence b in a part whose rows have `size` entries."""
+    return parts[index] + b * size * P.rows[index]
+
+
+@triton.jit
+def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask, F: tl.constexpr):
+    """(labels,) for every model: the entries `at` ... of a part, 0 where it is absent; -inf where masked."""
+    out = ()
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = row_of(parts, which[m], P, b, size) + at
+            out = out + (tl.load(p + lab, mask=mask, other=float("-inf")).to(F),)
+        else:
+            out = out + (tl.where(mask, tl.zeros(lab.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def transitions(parts, P: tl.constexpr, b, prev, next, C, F: tl.constexpr):
+    """A matrix for every model, over `prev` and `next`, which broadcast together; -inf outside the labels."""
+    mask = (prev < C) & (next < C)
+    out = ()
+    for m in tl.static_range(len(P.transition)):
+        if P.transition[m] >= 0:
+            p = row_of(parts, P.transition[m], P, b, C * C)
+            w = tl.load(p + prev * C + next, mask=mask, other=float("-inf")).to(F)
+        else:
+            w = tl.where(mask, tl.zeros(mask.shape, F), float("-inf"))
+        out = out + (w,)
+    return out
+
+
+@triton.jit
+def emitted(parts, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
+    """(labels,) for every model: the emissions of position t, -inf included; 0 outside 0..n-1 and where absent."""
+    inside = (t >= 0) & (t < n) & (lab < C)
+    out = ()
+    for m in tl.static_range(len(P.emission)):
+        if P.emission[m] >= 0:
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + t * C.to(tl.int64)
+            out = out + (tl.load(p + lab, mask=inside, other=0.0).to(F),)
+        else:
+            out = out + (tl.zeros(lab.shape, F),)
+    return out
+
+
+@triton.jit
+def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
+    """The scores of durations k for every model, from the table that `tabulate` makes: no mask is needed."""
+    out = ()
+    for m in tl.static_range(S.potentials):
+        out = out + (tl.load(table + m * stride + (k + TB) * (CP + 1) + lab),)
+    return out
+
+
+@triton.jit(do_not_specialize=["K", "C", "rows"])
+def tabulate(parts, table, K, C, rows, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+             JB: tl.constexpr):  # fmt: skip
+    """Durations -TB, 1 - TB, ... of every model and sequence, -inf outside 1..K and outside the labels."""
+    b = tl.program_id(0).to(tl.int64)
+    j = tl.program_id(1) * JB + tl.arange(0, JB)
+    lab = tl.arange(0, CP)
+    k = (j - TB)[:, None]
+    allowed = (k >= 1) & (k <= K) & (lab < C)[None, :]
+    for m in tl.static_range(len(P.duration)):
+        if P.duration[m] >= 0:
+            p = row_of(parts, P.duration[m], P, b, K.to(tl.int64) * C)
+            d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
+        else:
+            d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
+        out = table + (m * tl.num_programs(0) + b) * rows * (CP + 1)
+        tl.store(out + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
+
+
+@triton.jit
+def _later(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _earlier(a, b):
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def local_sums(parts, P: tl.constexpr, b, first, n, row, lab, drift, T, C, F: tl.constexpr):
+    """Sums of emissions less `drift`, from the tile's first position to each of its rows, for every model, and what
+    the positions forbid (rows, labels): True where an emission is -inf. `first` is the position of row 0.
+    """
+    t = first + row
+    inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
+    sums = ()
+    holes = ()
+    for m in tl.static_range(len(P.emission)):
+        if P.emission[m] >= 0:
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
+            e = tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=0.0).to(F)
+            hole = e == float("-inf")
+            e = tl.where(hole, 0.0, e)
+        else:
+            hole = tl.zeros(inside.shape, tl.int32) > 0
+            e = tl.zeros(inside.shape, F)
+        holes = holes + (hole,)
+        sums = sums + (tl.cumsum(e - drift[m], 0),)
+    return sums, holes
+
+
+@triton.jit
+def starts_required(parts, P: tl.constexpr, m: tl.constexpr, b, first, n, row, T):
+    """(rows,): whether model m requires a segment to start at each position of a tile."""
+    t = first + row
+    if P.required[m] >= 0:
+        p = row_of(parts, P.required[m], P, b, T) + first
+        return tl.load(p + row, mask=(t >= 0) & (t < n), other=0).to(tl.int32) != 0
+    else:
+        return t < t
+
+
+@triton.jit
+def tiles(parts, which: tl.constexpr, P: tl.constexpr, b, first, n, row, lab, T, C, F: tl.constexpr):
+    """(rows, labels) for every model: a part at positions first + row, 0 where it is absent; -inf outside 0..n-1."""
+    t = first + row
+    inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
+    out = ()
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
+            out = out + (tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=float("-inf")).to(F),)
+        else:
+            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def store_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
+    """Store one tensor per model into the gradients that are wanted; sequence b has `size` entries there."""
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            tl.store(grads[which[m]] + b * size + at + offsets, x[m], mask=mask)

@@ -1,0 +1,130 @@
+"""From a semiring's generated text to compiled functions: one file per text in a cache, which numba's own cache serves
+from then on, in this process and in others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numba import boolean, cfunc, float64, int64, void
+
+from semicrf.compile import Program
+from semicrf.compile.cpu import cpu_source
+from semicrf.engine.cpu import elementary, rows, terms
+from semicrf.engine.cpu.terms import KEEP_ORDER
+
+F1, F2, F3 = float64[::1], float64[:, ::1], float64[:, :, ::1]
+I1, I2, B1 = int64[::1], int64[:, ::1], boolean[::1]
+TERMS = (F3, int64, int64, F2, F3, int64, F3, I2, I1, F2, F2)
+SIGNATURES = {
+    "total": void(*TERMS, F2, I2),
+    "reverse": void(F2, F2, I2, *TERMS, F3, F3, B1),
+    "scale": void(F2, F1),
+}
+SLOW = 2.0  # seconds after which a compilation says what it is doing
+
+HEAD = """from numba import njit
+
+from semicrf.engine.cpu.terms import (
+    INF, KEEP_ORDER, NAN, best, exp, largest, log, lse, plus, ratio, surprisal, weigh,
+)
+
+"""
+COMPILE = """
+
+compiled = njit(forceinline=True, fastmath=KEEP_ORDER, error_model="numpy")
+act, sum, pull, shift = compiled(act), compiled(sum), compiled(pull), compiled(shift)
+"""
+
+
+def module_text(program: Program) -> str:
+    """The generated functions and, after them, `semicrf.engine.cpu.rows` in the place of whose import they stand."""
+    doc, _, body = cpu_source(program).partition("\n")
+    entries = Path(rows.__file__).read_text().split("behind the generated functions\n", 1)[1]
+    return f"{doc}\n\n{HEAD}{body}{COMPILE}{entries}"
+
+
+def _folder() -> Path:
+    """Where compiled code is kept: NUMBA_CACHE_DIR or the user's cache folder, or one for this process."""
+    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "semicrf"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return _temporary()
+
+
+@cache
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="semicrf-"))
+
+
+def _written(program: Program) -> Path:
+    """The file with this text; its name is a digest of all that is compiled into it, so it never changes."""
+    text = module_text(program)
+    inlined = "".join(Path(m.__file__ or "").read_text() for m in (terms, elementary))
+    digest = hashlib.sha256((text + inlined).encode()).hexdigest()[:16]
+    name = "".join(c if c.isalnum() else "_" for c in program.name)
+    path = _folder() / f"{name}_{digest}.py"
+    if not path.exists():
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w") as f:
+            f.write(text)
+        os.replace(temporary, path)  # whole or not at all, whoever else is writing it
+    return path
+
+
+def _module(program: Program) -> ModuleType:
+    path = _written(program)
+    name = f"semicrf.generated.cpu.{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None  # a path that ends in .py has one, and a loader
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
+_lock = threading.Lock()
+
+
+@cache
+def function(program: Program, name: str) -> Any:
+    """`total`, `reverse` or `scale` of a semiring, compiled, as the loops take it."""
+    with _lock, Announced(f"compiling {program.name} for the CPU (once; kept in {_folder()})"):
+        made = cfunc(SIGNATURES[name], cache=True, fastmath=KEEP_ORDER, error_model="numpy")
+        return made(getattr(_module(program), name))
+
+
+def scratch(program: Program) -> int:
+    """Rows of scratch that its functions take."""
+    return max(1, _module(program).ROWS)
+
+
+class Announced:
+    """Says what is being done when it takes longer than SLOW."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        self.timer = threading.Timer(SLOW, lambda: print(f"semicrf: {self.what} ...", file=sys.stderr, flush=True))
+        self.timer.daemon = True
+        self.timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.timer.cancel()

@@ -1,0 +1,121 @@
+"""What a kernel is given besides tensors: a semiring as a namespace of generated functions, and the layout of parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from semicrf.compile import Program, load
+from semicrf.compile.triton import shape, triton_source
+from semicrf.engine.layout import PARTS
+from semicrf.kernels import primitives
+
+NAMES = (
+    "FAR", "constant", "exp", "finite", "indicator", "log", "log_add", "lse", "maximum", "order", "ratio", "surprisal",
+    "weigh",
+)  # fmt: skip
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl}
+
+
+class Constant:
+    """A namespace that a kernel takes as one constant. Triton keys its caches by ``str``: the name holds a digest."""
+
+    def __init__(self, name: str, members: Mapping[str, Any]):
+        self.name = name
+        self.__dict__.update(members)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and other.name == self.name
+
+
+def _numbers(values: Sequence[float]) -> Any:
+    """A tuple of numbers as a kernel passes it on to functions; bare ones are not taken by every Triton."""
+    return tl.tuple([tl.constexpr(v) for v in values])
+
+
+@cache
+def namespace(program: Program, places: bool) -> Constant:
+    """The functions and constants of a semiring; `places`: whether a sum also finds where its choices were."""
+    made = shape(program)
+    module = load(triton_source(program), "triton", ENVIRONMENT)
+    bare = made.bare and not places
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
+    members = functions | {
+        "together": tl.constexpr(not INTERPRETED),
+        "fields": tl.constexpr(made.fields),
+        "potentials": tl.constexpr(made.potentials),
+        "ids": tl.constexpr(0 if bare else made.ids),
+        "keeps_ids": tl.constexpr(bool(made.ids) and not bare),
+        "zero": _numbers(made.zero),
+        "one": _numbers(made.one),
+        "empty": _numbers(made.empty),
+        "nowhere": _numbers(() if bare else (-1,) * made.ids),
+        "nothing": _numbers((0.0,) * made.fields),
+        "still": _numbers((0.0,) * made.potentials),
+        "unlimited": _numbers((2**31 - 1,) * made.potentials),
+        "unbounded": _numbers((0,) * made.potentials),
+        "levels": _numbers(made.levels),
+    }
+    return Constant(f"{module.__name__}{'.bare' * bare}", members)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of all models, contiguous, and the constant that says which is which."""
+
+    tensors: tuple[Tensor, ...]
+    layout: Constant
+
+
+def parts_of(models: Sequence[Mapping[str, Tensor]]) -> Parts:
+    """The parts of all models; what is not contiguous is copied."""
+    tensors = tuple(t.detach().contiguous() for model in models for t in model.values())
+    rows = tuple(int(t.shape[0] > 1) for t in tensors)
+    return Parts(tensors, _layout(tuple(tuple(model) for model in models), rows))
+
+
+@cache
+def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Constant:
+    names = [(m, name) for m, model in enumerate(models) for name in model]
+    index = {place: i for i, place in enumerate(names)}
+    members: dict[str, Any] = {part: _numbers([index.get((m, part), -1) for m in range(len(models))]) for part in PARTS}
+    digest = ";".join(" ".join(model) for model in models)
+    return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": _numbers(rows)})
+
+
+def gradients_of(
+    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: int, new: Callable[..., Tensor]
+) -> tuple[list[dict[str, Tensor]], Parts]:
+    """Room for the gradients of the wanted parts, one row per sequence (of durations, per span of it too)."""
+    sizes = {"B": B, "T": T, "K": K, "C": C}
+    sums: list[dict[str, Tensor]] = []
+    for want in wanted:
+        rows = {}
+        for name in sorted(want):
+            shape = [sizes[axis] for axis in PARTS[name]]
+            if name == "duration":
+                shape.insert(1, spans)
+            made = new(*shape)
+            rows[name] = made.zero_() if "T" in PARTS[name] else made  # what lies past a length is never written
+        sums.append(rows)
+    tensors = tuple(t for rows in sums for t in rows.values())
+    return sums, Parts(tensors, _layout(tuple(tuple(rows) for rows in sums), ()))

@@ -1,0 +1,54 @@
+"""How a sweep is cut into tiles: pure Python, from shapes alone, so the same shapes give the same plan anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of one sweep. Every size but the ring is a constant of the compiled kernel."""
+
+    labels: int  # C, filled up to a power of two
+    rows: int  # positions in a tile
+    group: int  # sources (or destinations) read at once from outside the tile
+    ring: int  # positions that are kept in memory, a power of two
+    warps: int
+
+    @property
+    def table(self) -> int:
+        """Rows that a table of durations has beyond K: those before duration 1, and those read past K."""
+        return 3 * self.rows + self.group + 1
+
+
+MANY = 1 << 30
+
+
+def power(n: int) -> int:
+    """The least power of two that is not less than n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+# Measured on an H100: longest K, most labels of a row, then (rows, group, warps) of the forward and the reverse sweep.
+Tiling = tuple[int, int, int]
+TABLE: tuple[tuple[int, int, Tiling, Tiling], ...] = (
+    (4, 32, (4, 4, 1), (16, 4, 8)),
+    (24, 16, (8, 4, 1), (16, 4, 8)),
+    (48, 32, (16, 8, 4), (16, 8, 8)),
+    (256, 32, (16, 4, 8), (16, 8, 8)),
+    (MANY, 32, (16, 8, 8), (16, 4, 8)),
+    (MANY, 64, (8, 4, 8), (8, 4, 8)),
+    (MANY, 128, (4, 2, 8), (4, 2, 8)),
+    (MANY, MANY, (4, 2, 16), (4, 2, 16)),
+)
+
+
+def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = False) -> Plan:
+    """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
+    labels = power(max(C, 2))
+    longest = next(row for row in TABLE if row[0] >= K and labels <= row[1])
+    rows, group, warps = (4, 2, 1) if interpreted else longest[3] if reverse else longest[2]
+    if width > 1 and not interpreted:  # an accumulator of several numbers needs more registers
+        rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
+        warps = warps if width == 2 else max(warps, 4)
+    return Plan(labels, rows, group, power(K + 2 * rows + group), warps)

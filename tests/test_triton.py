@@ -1,0 +1,142 @@
+"""Every kernel for every semiring against the reference: on a GPU if there is one, else in Triton's interpreter.
+
+The interpreter is chosen before Triton is imported, by TRITON_INTERPRET=1. Where neither a GPU nor that is there, one
+test runs this file again in a process with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tables import SEMIRINGS, TOLERANCE, assert_gradient, draw, far, forbid_like
+
+from semicrf.algebra import Log, Max
+from semicrf.compile import compiled, dual
+from semicrf.engine import reference, walk
+from semicrf.engine.dispatch import BACKENDS, INTERPRETED, serving
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+HERE = torch.device("cpu" if INTERPRETED else "cuda")
+RUNS = INTERPRETED or torch.cuda.is_available()
+runs = pytest.mark.skipif(not RUNS, reason="runs in the interpreter, started by test_in_the_interpreter")
+SIZES = [(6, 1, 1, (6, 1)), (7, 5, 3, (7, 6))]
+"""T, K, C, lengths: two tiles of the interpreter's, a window shorter and one longer than a tile."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(RUNS, reason="the tests below run in this very process")
+def test_in_the_interpreter():
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def models(name: str, size: tuple, dtype: torch.dtype, family: str = "factored") -> tuple[list[dict], torch.Tensor]:
+    """Ragged models with -inf among their scores, what q allows covering what p does; starts required in one."""
+    row, (T, K, C, lengths) = SEMIRINGS[name], size
+    p, *others = (
+        draw(family, K, C, lengths, T=T, seed=seed, holes=0.05 * (K > 1)) for seed in range(1, 1 + row.models)
+    )
+    batches = [p, *(forbid_like(q, p) for q in others)]
+    made = [{n: t.to(dtype).double() for n, t in b.parts.items()} for b in batches]
+    if row.models == 1:
+        required = torch.zeros(len(lengths), T, dtype=torch.bool)
+        required[0, T // 2] = True
+        made[0]["required"] = required
+    return made, p.lengths
+
+
+def there(parts: list[dict], dtype: torch.dtype) -> list[dict]:
+    return [{n: t.to(HERE, dtype if t.is_floating_point() else None) for n, t in m.items()} for m in parts]
+
+
+@runs
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", SEMIRINGS)
+def test_values_and_gradients_are_the_references(name, size):
+    once = INTERPRETED and name not in ("Log", "Max", "KL")  # the interpreter takes a second or more a sweep
+    for dtype in (torch.float64, torch.float32) if size is SIZES[1] and not once else (torch.float64,):
+        _check(compiled(SEMIRINGS[name].semiring), *models(name, size, dtype), size, dtype)
+
+
+@runs
+@pytest.mark.parametrize("name", ["CrossEntropy", "KL"])
+def test_infinite_divergences(name):
+    """q forbids some of what p allows, in one sequence; p forbids everything in another."""
+    size = (6, 3, 2, (6, 5, 6))
+    batches = [draw("factored", 3, 2, size[3], seed=seed, holes=(0.0, 0.1, 0.2)) for seed in range(2)]
+    parts = [dict(b.parts) for b in batches]
+    state = reference.scan(compiled(SEMIRINGS[name].semiring), parts, batches[0].lengths, 6, 3, 2, False)
+    assert state.value[2].isinf().any()
+    _check(compiled(SEMIRINGS[name].semiring), parts, batches[0].lengths, size, torch.float64)
+
+
+@runs
+@pytest.mark.parametrize("base", [Log, Max])
+def test_duals(base):
+    """The derivative along a direction, and its gradient: the Hessian-vector product of Log."""
+    size, program = SIZES[1], compiled(dual(base))
+    parts, lengths = models("Expectation", size, torch.float64)
+    parts[1] = {n: torch.where(t == -float("inf"), 0.5, t) for n, t in parts[1].items()}
+    _check(program, parts, lengths, size, torch.float64)
+
+
+def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype: torch.dtype) -> None:
+    T, K, C, _ = size
+    wanted = [set(m) - {"required"} for m in parts]
+    cotangent = torch.randn(
+        program.width, len(lengths), dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    state = reference.scan(program, parts, lengths, T, K, C, True)
+    grads = reference.scan_vjp(program, parts, lengths, T, K, C, state, cotangent, wanted)
+    kernels, on = BACKENDS["triton"], there(parts, dtype)
+    assert kernels.serves(program, set().union(*parts), HERE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes both sides of every `where`
+        got = kernels.scan(program, on, lengths.to(HERE), T, K, C, True)
+        light = kernels.scan(program, on, lengths.to(HERE), T, K, C, False)
+        found = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)
+        if not INTERPRETED:
+            again = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)
+            assert all(torch.equal(x[n], y[n]) for x, y in zip(found, again, strict=True) for n in x)
+    assert torch.equal(light.value, got.value)
+    assert not far(got.value, state.value, TOLERANCE[dtype]).any()
+    assert got.alpha.dtype == dtype
+    if program.ids and dtype == torch.float64:
+        reached = (torch.arange(T + 1) <= lengths[:, None])[..., None] & (state.alpha[: program.ids] > -float("inf"))
+        assert reached.any()
+        assert torch.equal(got.alpha_id.cpu()[reached].long(), state.alpha_id[reached])
+        assert torch.equal(got.end_id.cpu().long(), state.end_id)
+    for m, want in enumerate(wanted):
+        for part in want:
+            assert_gradient(part, found[m][part], list(grads[m][part]), TOLERANCE[dtype])
+
+
+@runs
+def test_the_walk_is_the_reference_walk():
+    (T, K, C, lengths), kernels = SIZES[1], BACKENDS["triton"]
+    batch = draw("factored", K, C, lengths, T=T, ties=True, holes=0.05, seed=3)
+    state = reference.scan(compiled(Max), [batch.parts], batch.lengths, T, K, C, True)
+    marks, labels = walk.best(batch.lengths, state)
+    ids = (t.to(HERE) for t in (state.alpha_id, state.g_id, state.end_id))
+    got = kernels.best(batch.lengths.to(HERE), *ids)
+    assert marks.any()
+    assert torch.equal(got[0].cpu(), marks)
+    assert torch.equal(got[1].cpu()[marks], labels[marks])
+
+
+@runs
+def test_what_it_serves():
+    kernels = BACKENDS["triton"]
+    assert serving("triton", compiled(Log), {"emission", "duration"}, HERE) is kernels
+    assert not kernels.serves(compiled(Log), {"segment"}, HERE)
+    assert not kernels.serves(compiled(Log), {"emission"}, torch.device("meta"))
+    assert not kernels.serves(compiled(dual(SEMIRINGS["KL"].semiring)), {"emission"}, HERE)  # takes two sweeps
