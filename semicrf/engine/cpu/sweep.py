@@ -75,6 +75,12 @@ A_LEAST = np.exp(-290.0)
 inf = np.inf
 
 
+@small
+def dyadic(x):
+    """x to the nearest 64th: offsets of few bits, so that adding and taking them away rounds nothing."""
+    return np.floor(x * 64.0 + 0.5) / 64.0
+
+
 @kernel
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
@@ -260,7 +266,7 @@ def close(m, at, now, t, n, last, payload):
         if m[LA + n - 1, c] > top:
             top = m[LA + n - 1, c]
             m[SCALARS, BEST] = m[HA + n - 1, c] if payload else 0.0
-    top = top if top > -inf else 0.0
+    top = dyadic(top) if top > -inf else 0.0
     for c in range(at.C):
         m[FRAME, c] = m[FRAMES + n - 1, c] - top
         if payload:
@@ -293,6 +299,6 @@ def advance(m, at, now, job, b, L, t):
     top = close(m, at, now, t, n, t + n - 1 == L, payload)
     m[SCALARS, OFFSET] += rate * n + top
     if not slow:
-        m[SCALARS, RATE] = rate + top / n
+        m[SCALARS, RATE] = dyadic(rate + top / n)
     now[NEWEST] = n
     return n, offset, rate
