@@ -65,6 +65,15 @@ def test_long_and_far_apart(semiring, size, scale):
     check(semiring, models(semiring, size, scale, 0.0, seed=1), size, scale)
 
 
+@pytest.mark.parametrize("holes", [0.0, 0.02])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("semiring", [Log, Entropy, KL])
+def test_windows_that_move_on(semiring, scale, holes):
+    """So long that buffers of twice the longest duration are used up some times; more labels than a vector has."""
+    size = (500, 5, 9)
+    check(semiring, models(semiring, size, scale, holes, seed=6), size, scale)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("semiring", [Log, Entropy, CrossEntropy, KL, Expectation])
 def test_masks(semiring, size):

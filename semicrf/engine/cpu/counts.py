@@ -1,228 +1,205 @@
-"""Expected counts of one sequence from the two sweeps: every gradient of a log-sum, and of a mean carried beside it.
+"""Expected counts of one sequence: every gradient of a log-sum, and of a mean carried beside it.
 
-An arc that leads from state x to state y with weight w has probability exp(x + w + y - log Z); beside it stands the
-mean payload of the paths through it, less the mean of all. Counts come in pairs (mass, moment): mass is the sum of p,
-moment the sum of p times that difference. Products of two states are pairs too,
-``(a, a f) (b, b g) -> (a b, a b (f + g))``, so transitions are a matrix product and durations a correlation of tiles,
-in the linear domain. What underflows there is below e^-145 of one segment; where a frame could overflow, the tile is
-done in logarithms.
+The reverse sweep meets the stored rows of the forward one. An arc that leads from state x to state y with weight w has
+probability exp(x + w + y - log Z); beside it stands the mean payload of the paths through it, less the mean of all.
+Counts come in pairs (mass, moment): mass is the sum of p, moment the sum of p times that difference. They are taken
+tile by tile, while the reverse window is hot: a segment that starts at s with duration k has mass ``z_s U D_k``, where
+z_s is the mass of all that start there over their window sum, so durations are a correlation of rows that are there
+already.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from semicrf.engine.cpu.elementary import exp, kernel
+from semicrf.engine.cpu.lanes import (
+    LANES,
+    exp,
+    fill,
+    fma,
+    kernel,
+    load,
+    smaller,
+    spread,
+    store,
+    where_positive,
+)
+from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LO, LX, RBASE, TILE, WTOP, S
+from semicrf.engine.cpu.window import FIRST, lowest
 
-TILE = 64
 ROOM = 600.0  # a frame may lie this far above log Z
+ONCE = 1.0  # log of what a probability is cut to, which is 0 but for rounding
+inf = np.inf
+
+N = TILE + 1
+AL, GL, FA, FG = 0, N, 2 * N, 3 * N  # rows of the forward sweep, and their means
+START, END, START1, END1 = 4 * N, 5 * N, 6 * N, 7 * N
+Z, Z1 = 8 * N, 9 * N
+LEFT, RIGHT, LEFT1, RIGHT1 = 10 * N, 11 * N, 12 * N, 13 * N  # the two sides of a change of label
+COVER = 14 * N  # mass, and moment, at the position
+DURATIONS = COVER + 2
+
+
+class Sums(NamedTuple):
+    """Where the sums over positions begin, in the rows of counts."""
+
+    duration: int
+    duration1: int
+    duration_exact: int
+    duration_exact1: int
+    transition: int
+    transition1: int
+    transition_exact: int
+    transition_exact1: int
+    rows: int
 
 
 @kernel
-def positions(al, gl, be, he, ha, hg, hb, hh, L, log_z, mean, payload, start, end, start1, end1):
-    """Mass (and moment) of segments that start at s, and that end at t + 1, for every label."""
-    C = al.shape[1]
-    for t in range(L):
+def summed(K, C):
+    """Where the sums of a run begin."""
+    k, d = K + TILE, DURATIONS
+    return Sums(
+        d, d + k, d + 2 * k, d + 3 * k,
+        d + 4 * k, d + 4 * k + C, d + 4 * k + 2 * C, d + 4 * k + 3 * C, d + 4 * k + 4 * C,
+    )  # fmt: skip
+
+
+@kernel
+def fetch(k, rows, p, n, C, into):
+    """Rows p, p - 1, ... of what the forward sweep stored."""
+    for j in range(n):
         for c in range(C):
-            start[t, c] = exp(min(gl[t, c] + he[L - t, c] - log_z, 1.0))
-            end[t, c] = exp(min(al[t + 1, c] + be[L - t - 1, c] - log_z, 1.0))
-        if payload:
-            for c in range(C):
-                start1[t, c] = start[t, c] * (hg[t, c] + hh[L - t, c] - mean) if start[t, c] > 0.0 else 0.0
-                end1[t, c] = end[t, c] * (ha[t + 1, c] + hb[L - t - 1, c] - mean) if end[t, c] > 0.0 else 0.0
+            k[into + j, c] = rows[p - j, c]
 
 
 @kernel
-def emissions(e, start, end, L, out):
-    """Mass at every position: what has started by then less what has ended before; none where the emission is -inf."""
-    C = start.shape[1]
-    now = np.zeros(C)
-    for t in range(L):
-        for c in range(C):
-            now[c] += start[t, c]
-            if e[t, c] > -np.inf:
-                out[t, c] = now[c]
-            now[c] -= end[t, c]
-
-
-@kernel
-def transitions(al, he, ha, hh, W, logw, wtop, wp, L, log_z, mean, payload, out, out1):
-    """Counts of label pairs: a product of rows, summed over positions; exact where a row does not fit the linear
-    domain.
+def positions(m, k, at, n, z, rate, h, payload):
+    """Mass, and moment, of segments that start at a tile's positions, and that end there; z: offset less log Z; h:
+    gauge less the mean of all.
     """
-    C = al.shape[1]
-    a = np.empty(C)
-    b = np.empty(C)
-    f = np.zeros(C)
-    h = np.zeros(C)
-    acc = np.zeros((C, C))
-    acc1 = np.zeros((C, C))
-    for t in range(1, L):
-        m = -np.inf
-        for c in range(C):
-            m = max(m, al[t, c])
-        if m == -np.inf:
-            continue
-        top = -np.inf
-        for c in range(C):
-            b[c] = he[L - t, c] + wtop[c] + m - log_z
-            top = max(top, b[c])
-        if payload:
-            for c in range(C):
-                f[c] = ha[t, c] - mean if al[t, c] > -np.inf else 0.0
-                h[c] = hh[L - t, c] if b[c] > -np.inf else 0.0
-        if top < ROOM:
-            for c in range(C):
-                a[c] = exp(al[t, c] - m)
-                b[c] = exp(b[c])
-            for d in range(C):
-                x = a[d]
-                for c in range(C):
-                    acc[d, c] += x * b[c]
-                if payload:
-                    for c in range(C):
-                        acc1[d, c] += x * b[c] * (f[d] + h[c])
-        else:
-            for d in range(C):
-                for c in range(C):
-                    p = np.exp(al[t, d] - m + logw[d, c] + b[c])
-                    if p > 0.0:
-                        out[d, c] += p
-                        if payload:
-                            out1[d, c] += p * (f[d] + h[c] + wp[d, c])
-    for d in range(C):
-        for c in range(C):
-            out[d, c] += acc[d, c] * W[d, c]
+    for j in range(n):
+        shift = fill(z + (j + 1) * rate)
+        for c in range(0, at.width, LANES):
+            start = exp(smaller(load(k, GL + j, c) + load(m, LA + j, c) + shift, fill(ONCE)))
+            end = exp(smaller(load(k, AL + j, c) + load(m, LG + j, c) + shift, fill(ONCE)))
+            store(k, START + j, c, start)
+            store(k, END + j, c, end)
+            s = load(m, S + j, c)
+            share = where_positive(s, start / s, fill(0.0))
+            store(k, Z + j, c, share)
             if payload:
-                out1[d, c] += (acc1[d, c] + acc[d, c] * wp[d, c]) * W[d, c]
+                f = load(k, FG + j, c) + fill(h)
+                g = load(k, FA + j, c) + fill(h)
+                zero = fill(0.0)
+                start1 = start * (f + load(m, HA + j, c))
+                end1 = end * (g + load(m, HG + j, c))
+                share1 = share * (f + load(m, HX + j, c))
+                store(k, START1 + j, c, where_positive(start, start1, zero))
+                store(k, END1 + j, c, where_positive(end, end1, zero))
+                store(k, Z1 + j, c, where_positive(share, share1, zero))
 
 
 @kernel
-def bounds(e, required, L, low):
-    """low[t, c]: the first start allowed to a segment of label c that ends at t + 1. True if that binds anywhere."""
-    C = e.shape[1]
-    binds = False
-    for t in range(L):
-        for c in range(C):
-            x = low[t - 1, c] if t > 0 else 0
-            if required.shape[0] > 0 and t > 0 and required[t]:
-                x = max(x, t)
-            if e[t, c] == -np.inf:
-                x = t + 1
-            low[t, c] = x
-            binds = binds or x > 0
-    return binds
-
-
-@kernel
-def prefix(e, L, out):
-    """Prefix sums of what is finite."""
-    for t in range(L):
-        for c in range(e.shape[1]):
-            out[t + 1, c] = out[t, c] + (e[t, c] if e[t, c] > -np.inf else 0.0)
-
-
-@kernel
-def axpy(x, u, i, v, j, n):
-    """v[j + q] += x u[i + q], q < n."""
-    uu = u[i : i + n]
-    vv = v[j : j + n]
-    for q in range(n):
-        vv[q] += x * uu[q]
-
-
-@kernel
-def longest(K, t, s0, low, c, binds):
-    """The longest duration of a segment of label c that ends at t and starts at s0 or later, where it may."""
-    return min(K, t - max(s0, low[t - 1, c])) if binds else min(K, t - s0)
-
-
-@kernel
-def linear(u, f, w, h, D, dp, c, s0, t0, n, low, binds, payload, acc, acc1, out, out1):
-    """Add a tile of destinations: weights u and w, means f and h; sources lie in reverse order of time."""
-    K = D.shape[1]
-    for k in range(K):
-        acc[k] = 0.0
-        acc1[k] = 0.0
-    for q in range(n):
-        last = longest(K, t0 + q, s0, low, c, binds)
-        i = n - 1 - q  # the source t - 1, of duration 1
-        if last > 0 and w[q] > 0.0:
-            axpy(w[q], u, i, acc, 0, last)
+def durations(m, k, at, sums, now, t, n, payload):
+    """Add a tile's counts of durations, less the factors D: four of them share the loads of z."""
+    for c in range(0, at.width, LANES):
+        row = at.U + t - now[FIRST]
+        moment = at.V - at.U
+        for lag in range(0, min(at.K, t + n - 1 - lowest(m, at, c, t)), 4):
+            a = sums.duration + lag
+            x0, x1, x2, x3 = load(k, a, c), load(k, a + 1, c), load(k, a + 2, c), load(k, a + 3, c)
+            i = row + n - 2 - lag
+            u0, u1, u2 = load(m, i, c), load(m, i - 1, c), load(m, i - 2, c)
+            for j in range(n):
+                u3 = load(m, i - j - 3, c)
+                z = load(k, Z + n - 1 - j, c)
+                x0, x1, x2, x3 = fma(z, u0, x0), fma(z, u1, x1), fma(z, u2, x2), fma(z, u3, x3)
+                u0, u1, u2 = u1, u2, u3
+            store(k, a, c, x0)
+            store(k, a + 1, c, x1)
+            store(k, a + 2, c, x2)
+            store(k, a + 3, c, x3)
             if payload:
-                for k in range(last):
-                    acc1[k] += w[q] * u[i + k] * (f[i + k] + h[q])
-    for k in range(K):
-        y = D[c, K - 1 - k]
-        out[k, c] += acc[k] * y
-        if payload and y > 0.0:
-            out1[k, c] += (acc1[k] + acc[k] * dp[c, K - 1 - k]) * y
+                a = sums.duration1 + lag
+                for r in range(4):
+                    x = load(k, a + r, c)
+                    for j in range(n):
+                        x = fma(load(k, Z1 + j, c), load(m, row + j - 1 - lag - r, c), x)
+                        x = fma(load(k, Z + j, c), load(m, row + moment + j - 1 - lag - r, c), x)
+                    store(k, a + r, c, x)
 
 
 @kernel
-def logarithmic(u, f, w, h, logd, dp, c, s0, t0, n, low, binds, payload, out, out1):
-    """The same where frames lie too far above log Z: u and w are logarithms."""
-    K = logd.shape[1]
-    for q in range(n):
-        i = n - 1 - q
-        for k in range(longest(K, t0 + q, s0, low, c, binds)):
-            p = np.exp(u[i + k] + w[q] + logd[c, K - 1 - k])
+def exact_durations(m, k, at, sums, now, t, z, h, payload):
+    """Counts of durations from one position, where its window sum was done in logarithms; z: offset less log Z."""
+    for c in range(at.C):
+        if m[S, c] < 0.0:
+            x = k[GL, c] + m[LX, c] + z - m[BASE, c]
+            f = k[FG, c] + m[HX, c] + h + m[RBASE, c]
+            for s in range(max(t - at.K, np.int64(m[LO, c])), t):
+                lag = t - 1 - s
+                p = np.exp(x + m[at.logu + s - now[FIRST], c] + m[at.logd + lag, c])
+                if p > 0.0:
+                    k[sums.duration_exact + lag, c] += p
+                    if payload:
+                        moment = f + m[at.r + s - now[FIRST], c] + m[at.dp + lag, c]
+                        k[sums.duration_exact1 + lag, c] += p * moment
+
+
+@kernel
+def sides(m, k, at, sums, n, z, rate, h, payload):
+    """The two sides of a tile's changes of label: what their product cannot hold is counted at once."""
+    for j in range(n):
+        top = -inf
+        for c in range(at.C):
+            top = max(top, m[LA + j, c])
+        top = top if top > -inf else 0.0
+        high = -inf
+        shift = fill(z + (j + 1) * rate + top)
+        for c in range(0, at.width, LANES):
+            x = load(k, AL + j, c) + load(m, WTOP, c) + shift
+            store(k, RIGHT + j, c, x)
+            store(k, LEFT + j, c, exp(load(m, LA + j, c) - fill(top)))
+        for c in range(at.C):
+            high = max(high, k[RIGHT + j, c])
+        if high > ROOM:
+            _changes(m, k, at, sums, j, top, h, payload)
+        for c in range(0, at.width, LANES):
+            x = exp(load(k, RIGHT + j, c)) if high <= ROOM else fill(0.0)
+            store(k, RIGHT + j, c, x)
+            if payload:
+                a, f = load(k, LEFT + j, c), load(m, HA + j, c) + fill(h)
+                store(k, LEFT1 + j, c, where_positive(a, a * f, fill(0.0)))
+                store(k, RIGHT1 + j, c, where_positive(x, x * load(k, FA + j, c), fill(0.0)))
+
+
+@kernel
+def _changes(m, k, at, sums, j, top, h, payload):
+    """Counts of changes of label at one position, in logarithms; rows: the label after."""
+    for c in range(at.C):
+        for d in range(at.C):
+            p = np.exp(m[LA + j, c] - top + m[at.logw + c, d] + k[RIGHT + j, d])
             if p > 0.0:
-                out[k, c] += p
+                k[sums.transition_exact + c, d] += p
                 if payload:
-                    out1[k, c] += p * (f[i + k] + h[q] + dp[c, K - 1 - k])
+                    f = m[HA + j, c] + h + k[FA + j, d] + m[at.wp + c, d]
+                    k[sums.transition_exact1 + c, d] += p * f
 
 
 @kernel
-def durations(
-    gl, be, hg, hb, P, Pp, es, ee, esp, eep, low, binds, D, logd, dtop, dp, L, log_z, mean, payload, out, out1
-):
-    """Counts of durations (row k - 1) by label: correlations of the sources of a window with a tile of destinations.
-
-    gl, be: the states before a source and after a destination, without boundary scores; P: prefix sums of emissions.
-    """
-    C, K = D.shape
-    u = np.empty(K + TILE)
-    f = np.zeros(K + TILE)
-    w = np.empty(TILE)
-    h = np.zeros(TILE)
-    acc = np.empty(K)
-    acc1 = np.zeros(K)
-    for t0 in range(1, L + 1, TILE):
-        n = min(TILE, L + 1 - t0)
-        s0 = max(0, t0 - K)
-        m = t0 + n - 1 - s0
-        for c in range(C):
-            fu = -np.inf
-            fw = -np.inf
-            for i in range(m):  # in reverse order of time, so that a duration is an offset
-                s = t0 + n - 2 - i
-                x = gl[s, c] - (P[s, c] - P[t0, c]) + (es[s, c] if es.shape[0] > 0 else 0.0)
-                u[i] = x
-                fu = max(fu, x)
-                if payload:
-                    f[i] = hg[s, c] - mean - (Pp[s, c] - Pp[t0, c]) + (esp[s, c] if esp.shape[0] > 0 else 0.0)
-                    if x == -np.inf:
-                        f[i] = 0.0
-            for q in range(n):
-                t = t0 + q
-                x = be[L - t, c] + (P[t, c] - P[t0, c]) + (ee[t - 1, c] if ee.shape[0] > 0 else 0.0) - log_z
-                w[q] = x
-                fw = max(fw, x)
-                if payload:
-                    h[q] = hb[L - t, c] + (Pp[t, c] - Pp[t0, c]) + (eep[t - 1, c] if eep.shape[0] > 0 else 0.0)
-                    if x == -np.inf:
-                        h[q] = 0.0
-            if fu == -np.inf or fw == -np.inf:
-                continue
-            if fu + fw + dtop[c] < ROOM:
-                half = np.exp(0.5 * (fu + fw + dtop[c]))
-                for i in range(m):
-                    u[i] = exp(u[i] - fu) * half
-                for q in range(n):
-                    w[q] = exp(w[q] - fw) * half
-                linear(u, f, w, h, D, dp, c, s0, t0, n, low, binds, payload, acc, acc1, out, out1)
-            else:
-                for q in range(n):
-                    w[q] += dtop[c]
-                logarithmic(u, f, w, h, logd, dp, c, s0, t0, n, low, binds, payload, out, out1)
+def transitions(k, at, sums, n, payload):
+    """Add a tile's counts of changes of label, less the factors W: a product of rows."""
+    for d in range(at.C):
+        for c in range(0, at.width, LANES):
+            x = load(k, sums.transition + d, c)
+            for j in range(n):
+                x = fma(spread(k, LEFT + j, d), load(k, RIGHT + j, c), x)
+            store(k, sums.transition + d, c, x)
+            if payload:
+                x = load(k, sums.transition1 + d, c)
+                for j in range(n):
+                    x = fma(spread(k, LEFT1 + j, d), load(k, RIGHT + j, c), x)
+                    x = fma(spread(k, LEFT + j, d), load(k, RIGHT1 + j, c), x)
+                store(k, sums.transition1 + d, c, x)

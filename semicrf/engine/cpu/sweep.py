@@ -1,244 +1,304 @@
 """One direction of the dynamic programme for one sequence: tiles of positions over a window of sources.
 
-At the opening of a tile the sums over the sources before it are taken for all of its positions at once; inside it every
-position adds the tile's own sources, its emission, and leads on over the labels. Everything is kept relative to the
-largest of its position, so logarithms stay small however long the sequence.
+When a tile opens, the sums over the sources before it are taken for all of its positions at once, and so are the
+exponentials of its emissions. Inside it every position is products alone: its window sum times the emission, a product
+with the transitions, and what leads on is added to the sums of the tile's later positions. Logarithms are taken when
+the tile closes. A position where a number leaves the range in which that is exact ends the tile; if it is the first of
+its tile it is done carefully, in logarithms. A tile also ends where sources die (a forbidden emission, a required
+boundary), so that its window is one.
+
+Everything is relative to a running offset, so logarithms stay small however long the sequence.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from semicrf.engine.cpu.elementary import exp, kernel, log, small
-from semicrf.engine.cpu.window import HIGH, TILE, TINY, Window, far, mend, near, push, reframe, slide, tidy
+from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.lanes import (
+    LANES,
+    above,
+    doubtful,
+    exp,
+    fill,
+    fma,
+    kernel,
+    larger,
+    load,
+    log,
+    small,
+    spread,
+    store,
+    where_open,
+    where_positive,
+)
+from semicrf.engine.cpu.memory import (
+    A1,
+    BASE,
+    BEST,
+    FRAME,
+    FRAMES,
+    G1,
+    HA,
+    HG,
+    HX,
+    HY,
+    INIT,
+    INITP,
+    LA,
+    LG,
+    LOWER,
+    LX,
+    LY,
+    OFFSET,
+    OP,
+    OPEN,
+    PREFIX,
+    PREFIXES,
+    RATE,
+    RBASE,
+    S1,
+    SCALARS,
+    TILE,
+    WTOP,
+    A,
+    G,
+    S,
+    X,
+    Y,
+)
+from semicrf.engine.cpu.tile import open_tile
+from semicrf.engine.cpu.window import CAREFUL, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
 
-
-class Tile(NamedTuple):
-    """What is read and summed ahead for a tile, ``[label, position]`` or ``[position, label]``."""
-
-    F: Any  # window sums over the sources before the tile
-    F2: Any  # their payload
-    E: Any  # emissions, 0 where -inf
-    low: Any  # the first source a segment may start at
-    forbidden: Any  # where the emission is -inf
-
-
-class Row(NamedTuple):
-    """What is known of one position, by label."""
-
-    v: Any  # log alpha, relative to the largest
-    h: Any  # its mean payload
-    a: Any  # window sum, then exp(v)
-    g: Any  # log of what leads on
-    hg: Any
-    x: Any  # the next source, relative to its label's frame
-    r: Any
-    total: Any
-    scratch: Any
-    frame: Any  # of each label's window, relative to the running offset
-    prefix: Any  # the payload of emissions since the tile opened
-
-
-@kernel
-def open_tile(e, required, L, rev, t0, n, K, E, low, lo, forbidden):
-    """Read a tile's emissions into E, 0 where -inf; low[j, c]: the first source a segment may start at. True if any
-    binds.
-    """
-    C = E.shape[1]
-    binds = False
-    for j in range(n):
-        t = t0 + j
-        row = L - t if rev else t - 1
-        if required.shape[0] > 0 and t > 1 and required[L - t + 1 if rev else t - 1]:
-            for c in range(C):
-                lo[c] = max(lo[c], t - 1)
-        for c in range(C):
-            x = np.float64(e[row, c])
-            forbidden[j, c] = x == -np.inf
-            if forbidden[j, c]:
-                x = 0.0
-                lo[c] = t
-            E[j, c] = x
-            low[j, c] = lo[c]
-            binds = binds or lo[c] > max(t - K, 0)
-    return binds
-
-
-@kernel
-def lead(a, x, h, W, logw, top, wp, s, g, hg, payload):
-    """Sums over the previous label (weights a = exp(x), means h) into each: weight in s, log in g, mean in hg."""
-    C = a.shape[0]
-    for c in range(C):
-        s[c] = 0.0
-        hg[c] = 0.0
-    for d in range(C):
-        y = a[d]
-        for c in range(C):
-            s[c] += y * W[d, c]
-    if payload:
-        for d in range(C):
-            y = a[d]
-            for c in range(C):
-                hg[c] += y * W[d, c] * (h[d] + wp[d, c])
-        for c in range(C):
-            hg[c] /= max(s[c], TINY)
-    for c in range(C):
-        g[c] = log(s[c]) + top[c]
-    least = s[0]
-    for c in range(C):
-        least = min(least, s[c])
-    if least >= TINY:
-        return
-    for c in range(C):
-        if s[c] < TINY:  # once more, exactly
-            m = -np.inf
-            for d in range(C):
-                m = max(m, x[d] + logw[d, c])
-            g[c] = m
-            hg[c] = 0.0
-            if m > -np.inf:
-                total = 0.0
-                mean = 0.0
-                for d in range(C):
-                    w = np.exp(x[d] + logw[d, c] - m)
-                    total += w
-                    if w > 0.0:
-                        mean += w * (h[d] + wp[d, c])
-                g[c] = m + np.log(total) + top[c]
-                hg[c] = mean / total
+SUM_LEAST, LEAD_LEAST, A_MOST, U_MOST = np.exp(-200.0), np.exp(-240.0), np.exp(100.0), np.exp(HIGH)
+A_LEAST = np.exp(-290.0)
+inf = np.inf
 
 
 @small
-def emit(w, tile, s, dtop, close, payloads, row, first, t0, j, n, binds, payload):
-    """alpha at t0 + j, from the window sums and the emission: s.v, s.h, s.a. What all logarithms were lowered by."""
-    C, K = w.D.shape
-    ep, eep = payloads
-    near(w, first, tile.low, t0, j, K, binds, payload, tile.F, tile.F2, s.a)
-    for c in range(C):
-        s.frame[c] += tile.E[j, c]
-        s.v[c] = s.frame[c] + dtop[c] + log(s.a[c])
-    if payload:
-        for c in range(C):
-            s.prefix[c] += ep[row, c]
-            s.h[c] = tile.F2[c, j] / max(s.a[c], TINY) + s.prefix[c]
-    for c in range(C):
-        if tile.forbidden[j, c]:
-            s.v[c] = -np.inf
-        elif s.a[c] < TINY:
-            y, mean = mend(w, s.frame, c, first, tile.low, t0, j, n, K, binds, payload, tile.F, tile.F2)
-            s.v[c] = y + dtop[c]
-            s.h[c] = mean + s.prefix[c]
-    if close.shape[0] > 0:
-        for c in range(C):
-            s.v[c] += close[row, c]
-    if payload and eep.shape[0] > 0:
-        for c in range(C):
-            s.h[c] += eep[row, c]
-    top = s.v.max()
-    if top == -np.inf:
-        top = 0.0
-    for c in range(C):
-        s.v[c] -= top
-        s.frame[c] -= top
-        s.a[c] = exp(s.v[c])
+def dyadic(x):
+    """x to the nearest 64th: offsets of few bits, so that adding and taking them away rounds nothing."""
+    return np.floor(x * 64.0 + 0.5) / 64.0
+
+
+@kernel
+def begin(m, at, now, job, b, L):
+    """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
+    opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
+    for row in range(at.logu, at.logu + at.size):
+        for c in range(0, at.width, LANES):
+            store(m, row, c, fill(-inf))
+    for n in range(now.shape[0]):
+        now[n] = 0
+    now[FIRST] = -at.K - 4
+    row = at.K + 4
+    P.weight_row(job, opens, b, i, m, OPEN)
+    if job.payload:
+        P.payload_row(job, opens, b, i, m, OP, X)
+    for c in range(at.C):
+        x = m[INIT, c] + m[OPEN, c]
+        m[FRAME, c] = x if x > -inf else 0.0
+        m[at.U + row, c] = 1.0 if x > -inf else 0.0
+        m[at.logu + row, c] = 0.0 if x > -inf else -inf
+        if job.payload:
+            r = m[INITP, c] + m[OP, c]
+            m[at.r + row, c] = r
+            m[at.V + row, c] = m[at.U + row, c] * r
+    now[NEWEST] = 1
+
+
+@small
+def product(m, at, a, w, c):
+    """Row a times the matrix w."""
+    x0 = fill(0.0)
+    x1 = fill(0.0)
+    for d in range(0, at.C - 1, 2):
+        x0 = fma(spread(m, a, d), load(m, w + d, c), x0)
+        x1 = fma(spread(m, a, d + 1), load(m, w + d + 1, c), x1)
+    if at.C % 2 == 1:
+        x0 = fma(spread(m, a, at.C - 1), load(m, w + at.C - 1, c), x0)
+    return x0 + x1
+
+
+@kernel
+def fast(m, at, now, L, t, n, payload):
+    """The positions of a tile by products alone; how many came out in range."""
+    row = t - now[FIRST]
+    for j in range(n):
+        bad = 0
+        for c in range(0, at.width, LANES):
+            s, x = load(m, S + j, c), load(m, X + j, c)
+            a = s * x
+            a = where_positive(a, larger(a, fill(A_LEAST)), a)
+            store(m, A + j, c, a)
+            bad |= doubtful(s, fill(SUM_LEAST)) | above(a, fill(A_MOST))
+            if payload:
+                moment = fma(load(m, S1 + j, c), x, a * load(m, HX + j, c))
+                store(m, A1 + j, c, moment)
+        if bad != 0:
+            return j
+        if t + j == L:
+            return j + 1
+        high = 0
+        for c in range(0, at.width, LANES):
+            g = product(m, at, A + j, at.W, c)
+            store(m, G + j, c, g)
+            bad |= doubtful(g, fill(LEAD_LEAST))
+            y = load(m, Y + j, c)
+            u = g * y
+            u = where_positive(u, larger(u, fill(U_LEAST)), u)
+            store(m, at.U + row + j, c, u)
+            high |= above(u, fill(U_MOST))
+            if payload:
+                moment = product(m, at, A1 + j, at.W, c) + product(m, at, A + j, at.WP, c)
+                store(m, G1 + j, c, moment)
+                v = fma(moment, y, u * load(m, HY + j, c))
+                store(m, at.V + row + j, c, v)
+        if bad != 0:
+            return j
+        if high != 0:
+            now[FRESH] = 1
+            return j + 1
+        for c in range(0, at.width, LANES):
+            u = load(m, at.U + row + j, c)
+            for i in range(min(n - 1 - j, at.K)):
+                s = S + j + 1 + i
+                store(m, s, c, fma(u, load(m, at.D + i, c), load(m, s, c)))
+            if payload:
+                v = load(m, at.V + row + j, c)
+                for i in range(min(n - 1 - j, at.K)):
+                    s = S1 + j + 1 + i
+                    x = fma(u, load(m, at.DP + i, c), load(m, s, c))
+                    store(m, s, c, fma(v, load(m, at.D + i, c), x))
+    return n
+
+
+@kernel
+def logarithms(m, at, n, last, payload):
+    """A fast tile's alpha and g, and their moments, as logarithms and means; g of all but the last of a sequence."""
+    for j in range(n):
+        for c in range(0, at.width, LANES):
+            s = load(m, S + j, c)
+            if payload:
+                mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
+                store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
+            store(m, LA + j, c, log(s) + load(m, LX + j, c))
+            if last and j == n - 1:
+                continue
+            g = load(m, G + j, c)
+            store(m, LG + j, c, log(g) + load(m, WTOP, c))
+            if payload:
+                mean = load(m, G1 + j, c) / g
+                store(m, HG + j, c, where_positive(g, mean, fill(0.0)))
+
+
+@kernel
+def careful(m, at, now, t, last, payload):
+    """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
+    top = -inf
+    for c in range(at.C):
+        s = m[S, c]
+        x = -inf
+        mean = 0.0
+        if s >= SUM_LEAST:
+            x = np.log(s)
+            mean = m[S1, c] / s
+        elif s > 0.0:
+            x, mean, highest = exact(m, at, now, c, t, payload)
+            m[S, c] = -1.0
+            m[LOWER, c] = highest if abs(highest) > 1.0 else 0.0
+        x += m[LX, c]
+        m[LA, c] = x
+        m[HA, c] = mean + m[HX, c] if x > -inf else 0.0
+        top = max(top, x)
+    if not last:
+        lead(m, at, top if top > -inf else 0.0, payload)
+    now[FRESH] = 1
+
+
+@kernel
+def lead(m, at, top, payload):
+    """g of a careful position from its alpha, whose largest is `top`."""
+    a, a1 = X, Y
+    for c in range(0, at.width, LANES):
+        x = load(m, LA, c)
+        store(m, a, c, where_open(x, larger(exp(x - fill(top)), fill(A_LEAST)), fill(0.0)))
+        store(m, a1, c, load(m, a, c) * load(m, HA, c))
+    for c in range(0, at.width, LANES):
+        store(m, G, c, product(m, at, a, at.W, c))
+        if payload:
+            store(m, G1, c, product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c))
+    for c in range(at.C):
+        g = m[G, c]
+        x = -inf
+        mean = 0.0
+        if g >= LEAD_LEAST:
+            x = np.log(g) + top
+            mean = m[G1, c] / g
+        elif g > 0.0:
+            for d in range(at.C):
+                x = max(x, m[LA, d] + m[at.logw + d, c])
+            total = 0.0
+            for d in range(at.C):
+                p = np.exp(m[LA, d] + m[at.logw + d, c] - x)
+                total += p
+                if payload and p > 0.0:
+                    mean += p * (m[HA, d] + m[at.wp + d, c])
+            mean /= total
+            x += np.log(total)
+        m[LG, c] = x + m[WTOP, c]
+        m[HG, c] = mean
+
+
+@kernel
+def close(m, at, now, t, n, last, payload):
+    """Put n positions' sources into the window by their logarithms, and make the last position the new origin."""
+    row = t - now[FIRST]
+    for c in range(0, at.width, LANES):
+        for j in range(n - 1 if last else n):
+            logu = load(m, LG + j, c) + load(m, LY + j, c)
+            store(m, at.logu + row + j, c, logu + load(m, BASE, c))
+            if payload:
+                r = load(m, HG + j, c) + load(m, HY + j, c)
+                store(m, at.r + row + j, c, r - load(m, RBASE, c))
+    top = -inf
+    for c in range(at.C):
+        if m[LA + n - 1, c] > top:
+            top = m[LA + n - 1, c]
+            m[SCALARS, BEST] = m[HA + n - 1, c] if payload else 0.0
+    top = dyadic(top) if top > -inf else 0.0
+    for c in range(at.C):
+        m[FRAME, c] = m[FRAMES + n - 1, c] - top
+        if payload:
+            m[PREFIX, c] = m[PREFIXES + n - 1, c]
     return top
 
 
 @small
-def source(w, tile, s, open_, open_payload, row, first, t, t0, j, n, binds, payload):
-    """Put what leads on from t into the window, as the source t."""
-    C, K = w.D.shape
-    for c in range(C):
-        s.x[c] = s.g[c] - s.frame[c] + (open_[row, c] if open_.shape[0] > 0 else 0.0)
-    if payload:
-        for c in range(C):
-            s.r[c] = s.hg[c] - s.prefix[c] + (open_payload[row, c] if open_payload.shape[0] > 0 else 0.0)
-    if push(w, t - first, s.x, s.r, payload, s.scratch) > HIGH:
-        for c in range(C):
-            if s.x[c] > HIGH:
-                reframe(w, s.frame, c, max(0, t - K - first), t - first + 1, s.x[c], payload)
-                far(w, c, first, tile.low, t0, n, K, binds, payload, tile.F, tile.F2, j + 1)
-
-
-@kernel
-def begin(w, tile, s, init, initp, open_, open_payload, row, first, payload):
-    """Put what leads into the first segment into the window, as the source 0."""
-    for c in range(init.shape[0]):
-        x = init[c] + (open_[row, c] if open_.shape[0] > 0 else 0.0)
-        s.frame[c] = x if x > -np.inf else 0.0
-        s.g[c] = init[c]
-        if payload:
-            s.hg[c] = initp[c]
-    source(w, tile, s, open_, open_payload, row, first, 0, 0, 0, 0, False, payload)
-
-
-@small
-def keep_rows(to, mean_to, t, logs, means, offset, gauge, payload):
-    """Store a row of logarithms and their means, in absolute terms."""
-    for c in range(logs.shape[0]):
-        to[t, c] = logs[c] + offset
-        if payload:
-            mean_to[t, c] = means[c] + gauge
-
-
-@kernel
-def sweep(weights, extra, tables, means, L, rev, payload, keep, stores, last, hlast):
-    """Run over one sequence of length L, backwards if `rev`.
-
-    weights: (e, es, ee, required): emission (T, C), segment_start and segment_end in the order of the sweep, required
-    (T,). extra: the payload's (e, es, ee). tables: (D, logd, dtop, W, logw, wtop, init), means: the payload's
-    (duration, D * duration, transition, init), both as `Tables` makes them. stores: rows of alpha and g, then of their
-    means, in absolute terms, written where `keep`. last, hlast: log total and mean of the last position.
+def advance(m, at, now, job, b, L, t):
+    """Go on from position t; how many positions that was, and (offset, rate): rows LA + j and LG + j of the tile are
+    relative to offset + (j + 1) rate.
     """
-    e, es, ee, required = weights
-    ep, esp, eep = extra
-    D, logd, dtop, W, logw, wtop, init = tables
-    dp, DP, wp, initp = means
-    al, gl, ha, hg = stores
-    C, K = D.shape
-    size = 2 * K + 4 * TILE
-    wide = size if payload else 0
-    w = Window(
-        np.zeros((C, size)), np.zeros((C, wide)), np.full((C, size), -np.inf), np.zeros((C, wide)), D, DP, logd, dp
-    )
-    tile = Tile(
-        np.empty((C, TILE)),
-        np.zeros((C, TILE)),
-        np.empty((TILE, C)),
-        np.zeros((TILE, C), np.int64),
-        np.zeros((TILE, C), np.bool_),
-    )
-    z = np.zeros((11, C))
-    s = Row(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
-    lo = np.zeros(C, np.int64)
-    offset = gauge = shift = 0.0
-    first = -K
-    begin(w, tile, s, init, initp, es, esp, L - 1 if rev else 0, first, payload)
-    if keep:
-        keep_rows(gl, hg, 0, s.g, s.hg, offset, gauge, payload)
-    for t0 in range(1, L + 1, TILE):
-        n = min(TILE, L + 1 - t0)
-        if t0 - first + n > size:
-            first = slide(w, first, t0, K, payload)
-        if t0 > 1:
-            if payload:
-                shift = s.h[np.argmax(s.v)]
-                gauge += shift
-            tidy(w, s.frame, s.prefix, t0 - K - first, t0 - first, shift, payload)
-        binds = open_tile(e, required, L, rev, t0, n, K, tile.E, tile.low, lo, tile.forbidden)
-        for c in range(C):
-            far(w, c, first, tile.low, t0, n, K, binds, payload, tile.F, tile.F2, 0)
-        for j in range(n):
-            t = t0 + j
-            offset += emit(w, tile, s, dtop, ee, (ep, eep), L - t if rev else t - 1, first, t0, j, n, binds, payload)
-            if keep:
-                keep_rows(al, ha, t, s.v, s.h, offset, gauge, payload)
-            if t == L:
-                break
-            lead(s.a, s.v, s.h, W, logw, wtop, wp, s.total, s.g, s.hg, payload)
-            if keep:
-                keep_rows(gl, hg, t, s.g, s.hg, offset, gauge, payload)
-            source(w, tile, s, es, esp, L - 1 - t if rev else t, first, t, t0, j, n, binds, payload)
-    keep_rows(last.reshape(1, C), hlast.reshape(1, C), 0, s.v, s.h, offset, gauge, True)
+    payload = job.payload
+    slow = now[CAREFUL] > 0
+    n = open_tile(m, at, now, job, b, L, t, 1 if slow else min(TILE, L + 1 - t))
+    offset = m[SCALARS, OFFSET]
+    rate = 0.0 if slow else m[SCALARS, RATE]
+    if slow:
+        now[CAREFUL] -= 1
+        careful(m, at, now, t, t == L, payload)
+    else:
+        n = fast(m, at, now, L, t, n, payload)
+        if n == 0:
+            now[PATIENCE] = min(2 * now[PATIENCE] + 1, TILE)
+            now[CAREFUL] = now[PATIENCE]
+            now[NEWEST] = 0
+            return 0, offset, rate
+        now[PATIENCE] = 0
+        logarithms(m, at, n, t + n - 1 == L, payload)
+    top = close(m, at, now, t, n, t + n - 1 == L, payload)
+    m[SCALARS, OFFSET] += rate * n + top
+    if not slow:
+        m[SCALARS, RATE] = dyadic(rate + top / n)
+    now[NEWEST] = n
+    return n, offset, rate

@@ -1,172 +1,219 @@
 """The window of live sources: sums over durations in a linear domain that certifies itself.
 
 For each label the window holds ``U[s] = exp(log u_s - frame)`` for the last K sources, so the sum over durations is a
-dot product with ``D = exp(duration)``. A linear domain may flush what is small. These bounds make that safe for any
-input:
+product with ``D = exp(duration)``. A linear domain may flush what is small; these bounds make that safe for any input:
 
-* ``U`` and ``D`` lose terms below e^-700, and U never exceeds e^300, so a window sum is off by less than K e^-400;
-* a sum that comes out below e^-350 (by decay, by an expired large source, by masks) is computed again, exactly, in
-  logarithms, and the label's frame is moved to its window; so is the frame of a label whose next source exceeds e^300.
+* what is not zero is never flushed to zero: U and D are kept above e^-250 and e^-450, U below e^200. So a sum is 0 just
+  where no source can reach it, and a sum above e^-200 is off by less than K e^-43;
+* a sum between 0 and e^-200 (by decay, by an expired large source, by masks) is computed again in logarithms, and the
+  label's frame is moved to its window; so is the frame of a label whose next source exceeds e^200.
 
-With a *payload* every arc carries a number beside its weight, and the window their mean, a first-order expectation (Li
-& Eisner 2009): three products per term instead of one, no further exponentials.
-
-Sources are 0..L-1, destinations 1..L; source s of label c lies at ``[c, s - first]``.
+With a *payload* every arc carries a number beside its weight, and the window its moment ``V = U r``, a first-order
+expectation (Li & Eisner 2009): three products per term instead of one, no further exponentials.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from semicrf.engine.cpu.elementary import dot, dot4, exp, kernel, small
+from semicrf.engine.cpu.lanes import (
+    LANES,
+    MAGIC,
+    above,
+    exp,
+    fill,
+    fma,
+    kernel,
+    larger,
+    load,
+    small,
+    smaller,
+    store,
+    times_power_of_two,
+    where_open,
+    where_positive,
+)
+from semicrf.engine.cpu.memory import BASE, BEST, FRAME, GAUGE, LO, LOWER, PAD, PREFIX, RBASE, SCALARS, TOPS, clear
 
-TILE = 32
-DRIFT = 60.0  # a frame this far from its window's last source is moved when a tile opens
-HIGH = 300.0  # log of the largest U
-TINY = 9.9e-153  # e^-350: a smaller sum is not trusted
+DRIFT = 60.0  # a frame this far below its newest source is moved when a tile opens
+HIGH = 200.0  # log of the largest U
+SPAN = 32  # positions after which means are counted from a new gauge
+U_LEAST = np.exp(-250.0)
+LN2 = 0.693147180559945309
+inf = np.inf
 
-
-class Window(NamedTuple):
-    """The live sources of one sequence, ``[label, source]``, and the tables of durations, ``[label, K - duration]``."""
-
-    U: Any  # exp(logu)
-    UR: Any  # U r, the payload's half
-    logu: Any  # relative to the label's frame
-    r: Any
-    D: Any
-    DP: Any  # D dp
-    logd: Any
-    dp: Any
-
-
-@kernel
-def exact(w, c, first, s0, t, K, payload):
-    """log sum_s exp(logu + logd) over the sources s0..t-1 of a label, and the mean of r + dp there."""
-    m = -np.inf
-    for s in range(s0, t):
-        m = max(m, w.logu[c, s - first] + w.logd[c, K - (t - s)])
-    if m == -np.inf:
-        return m, 0.0
-    total = 0.0
-    mean = 0.0
-    for s in range(s0, t):
-        p = np.exp(w.logu[c, s - first] + w.logd[c, K - (t - s)] - m)
-        total += p
-        if payload and p > 0.0:
-            mean += p * (w.r[c, s - first] + w.dp[c, K - (t - s)])
-    return m + np.log(total), mean / total
+FIRST, NEWEST, FRESH, GAUGED, CAREFUL, PATIENCE = range(6)  # of `now`
 
 
 @kernel
-def far(w, c, first, low, t0, n, K, binds, payload, F, F2, j0):
-    """Window sums of label c at destinations t0 + j, j0 <= j < n, over the sources before t0."""
-    j = j0
-    if not binds and not payload:
-        while j + 4 <= n and K - j > 8:
-            dot4(w.U[c], t0 + j - K - first, w.D[c], K - j, F[c], j)
-            j += 4
+def lowest(m, at, c, t):
+    """The first source from which any label of these lanes may reach t."""
+    low = inf
+    for i in range(c, min(c + LANES, at.C)):
+        low = min(low, m[LO, i])
+    return max(np.int64(low), t - at.K)
+
+
+@kernel
+def far(m, at, U, D, S, n, count, c):
+    """Add to S[j] the sum of U[-q] D[j + q] over q < count, for j < n.
+
+    Four destinations share the loads; D is padded with zeros.
+    """
+    j = 0
+    while j + 4 <= n:
+        x0 = load(m, S + j, c)
+        x1 = load(m, S + j + 1, c)
+        x2 = load(m, S + j + 2, c)
+        x3 = load(m, S + j + 3, c)
+        d0 = load(m, D + j, c)
+        d1 = load(m, D + j + 1, c)
+        d2 = load(m, D + j + 2, c)
+        for q in range(min(count, at.K - j)):
+            u = load(m, U - q, c)
+            d3 = load(m, D + j + q + 3, c)
+            x0 = fma(u, d0, x0)
+            x1 = fma(u, d1, x1)
+            x2 = fma(u, d2, x2)
+            x3 = fma(u, d3, x3)
+            d0 = d1
+            d1 = d2
+            d2 = d3
+        store(m, S + j, c, x0)
+        store(m, S + j + 1, c, x1)
+        store(m, S + j + 2, c, x2)
+        store(m, S + j + 3, c, x3)
+        j += 4
     while j < n:
-        t = t0 + j
-        s0 = max(t - K, low[j, c]) if binds else t - K
-        m = t0 - s0
-        F[c, j] = 0.0
-        F2[c, j] = 0.0
-        if m > 0:
-            q = s0 - (t - K)
-            F[c, j] = dot(w.U[c], s0 - first, w.D[c], q, m)
-            if payload:
-                F2[c, j] = dot(w.UR[c], s0 - first, w.D[c], q, m) + dot(w.U[c], s0 - first, w.DP[c], q, m)
+        x = load(m, S + j, c)
+        for q in range(min(count, at.K - j)):
+            x = fma(load(m, U - q, c), load(m, D + j + q, c), x)
+        store(m, S + j, c, x)
         j += 1
 
 
-@small
-def near(w, first, low, t0, j, K, binds, payload, F, F2, a):
-    """Window sums of every label at t0 + j: the far ones in F and F2, and the sources of the tile itself."""
-    t = t0 + j
-    for c in range(a.shape[0]):
-        s0 = max(t - K, t0)
-        if binds:
-            s0 = max(s0, low[j, c])
-        a[c] = F[c, j]
-        m = t - s0
-        if m > 0:
-            q = s0 - (t - K)
-            a[c] += dot(w.U[c], s0 - first, w.D[c], q, m)
+@kernel
+def exact(m, at, now, c, t, payload):
+    """log sum_s exp(logu + logd) over the sources of label c before t, the mean of r + dp there, the largest logu."""
+    first, base = now[FIRST], m[BASE, c]
+    s0 = max(t - at.K, np.int64(m[LO, c]))
+    x = -inf
+    top = -inf
+    for s in range(s0, t):
+        u = m[at.logu + s - first, c] - base
+        top = max(top, u)
+        x = max(x, u + m[at.logd + t - 1 - s, c])
+    if x == -inf:
+        return x, 0.0, top
+    total = 0.0
+    mean = 0.0
+    for s in range(s0, t):
+        p = np.exp(m[at.logu + s - first, c] - base + m[at.logd + t - 1 - s, c] - x)
+        total += p
+        if payload and p > 0.0:
+            mean += p * (m[at.r + s - first, c] + m[RBASE, c] + m[at.dp + t - 1 - s, c])
+    return x + np.log(total), mean / total, top
+
+
+@kernel
+def slide(m, at, now, t, payload):
+    """Move the live sources to the front of the buffers, in units of their frames of now."""
+    by = t - at.K - PAD - now[FIRST]
+    for q in range(at.K + PAD):
+        for c in range(0, at.width, LANES):
+            store(m, at.U + q, c, load(m, at.U + q + by, c))
+            store(m, at.logu + q, c, load(m, at.logu + q + by, c) - load(m, BASE, c))
             if payload:
-                F2[c, j] += dot(w.UR[c], s0 - first, w.D[c], q, m) + dot(w.U[c], s0 - first, w.DP[c], q, m)
+                store(m, at.V + q, c, load(m, at.V + q + by, c))
+                store(m, at.r + q, c, load(m, at.r + q + by, c) + load(m, RBASE, c))
+    clear(m, at, BASE, PREFIX - BASE)
+    now[FIRST] += by
 
 
 @kernel
-def reframe(w, frame, c, i0, i1, shift, payload):
-    """Move a label's frame by `shift`: the same numbers in other units."""
-    frame[c] += shift
-    for i in range(i0, i1):
-        x = w.logu[c, i] - shift
-        w.logu[c, i] = x
-        w.U[c, i] = exp(min(x, 600.0))
+def kill(m, at, now, c, s, payload):
+    """Sources of label c before s reach no further destination."""
+    for q in range(max(np.int64(m[LO, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
+        m[at.U + q, c] = 0.0
+        m[at.logu + q, c] = -inf
         if payload:
-            w.UR[c, i] = w.U[c, i] * w.r[c, i]
+            m[at.V + q, c] = 0.0
+    m[LO, c] = max(m[LO, c], np.float64(s))
 
 
 @kernel
-def slide(w, first, t, K, payload):
-    """Move the live sources t - K .. t - 1 to the front of the buffers; the source at their first place."""
-    by = t - K - first
-    for c in range(w.U.shape[0]):
-        for q in range(K):
-            w.U[c, q] = w.U[c, q + by]
-            w.logu[c, q] = w.logu[c, q + by]
-            if payload:
-                w.UR[c, q] = w.UR[c, q + by]
-                w.r[c, q] = w.r[c, q + by]
-    return t - K
-
-
-@kernel
-def tidy(w, frame, prefix, i0, i1, shift, payload):
-    """Before a tile: move frames that have drifted; count payloads from here, `shift` lower, so they stay small."""
-    for c in range(w.U.shape[0]):
-        drift = w.logu[c, i1 - 1]
-        if drift > DRIFT or -HIGH < drift < -DRIFT:
-            reframe(w, frame, c, max(0, i0), i1, drift, False)
+def _renew(m, at, now, c, s0, s1, payload):
+    """U and V of sources s0..s1-1 from their logarithms."""
+    for q in range(s0 - now[FIRST], s1 - now[FIRST]):
+        x = load(m, at.logu + q, c) - load(m, BASE, c)
+        u = kept(exp(smaller(x, fill(HIGH))), x)
+        store(m, at.U + q, c, u)
         if payload:
-            by = prefix[c] - shift
-            for i in range(max(0, i0), i1):
-                w.r[c, i] += by
-                w.UR[c, i] = w.U[c, i] * w.r[c, i]
-            prefix[c] = 0.0
-
-
-@kernel
-def mend(w, frame, c, first, low, t0, j, n, K, binds, payload, F, F2):
-    """A window sum that is too small to trust, exactly: log and mean. The label's frame moves to its window."""
-    t = t0 + j
-    s0 = max(t - K, max(0, low[j, c]))
-    x, mean = exact(w, c, first, s0, t, K, payload)
-    x += frame[c]
-    top = -np.inf
-    for s in range(max(s0, t - K + 1), t):
-        top = max(top, w.logu[c, s - first])
-    if top > -np.inf and abs(top) > 1.0:
-        reframe(w, frame, c, max(0, t - K - first), t - first, top, payload)
-        far(w, c, first, low, t0, n, K, binds, payload, F, F2, j + 1)
-    return x, mean
+            store(m, at.V + q, c, u * (load(m, at.r + q, c) + load(m, RBASE, c)))
 
 
 @small
-def push(w, i, logu, r, payload, a):
-    """Put a source into the window; the largest of its logarithms. `a` is scratch."""
-    high = 0.0
-    for c in range(a.shape[0]):
-        high = max(high, logu[c])
-    for c in range(a.shape[0]):
-        a[c] = exp(min(logu[c], HIGH))
-    for c in range(a.shape[0]):
-        w.logu[c, i] = logu[c]
-        w.U[c, i] = a[c]
+def kept(u, x):
+    """u, not below its least where x > -inf."""
+    return where_open(x, larger(u, fill(U_LEAST)), fill(0.0))
+
+
+@kernel
+def settle(m, at, now, t, payload):
+    """Before a tile: move the frames that have drifted from their newest source, or are to be lower."""
+    for c in range(0, at.width, LANES):
+        if _drifts(m, at, now, c, t):
+            _reframe(m, at, now, c, t, payload)
+            store(m, LOWER, c, fill(0.0))
+
+
+@kernel
+def _drifts(m, at, now, c, t):
+    """Set `lower` to what the frames of these lanes are to be moved by, in units of log 2; whether any is to be."""
+    first, newest = now[FIRST], now[NEWEST]
+    moves = now[FRESH] != 0
+    tops = fill(-inf)
+    for q in range(t - min(newest, at.K) - first, t - first):
+        tops = larger(load(m, at.logu + q, c), tops)
+    tops = tops - load(m, BASE, c)
+    store(m, TOPS, c, tops)
+    if not moves and above(tops, fill(DRIFT)) == 0:
+        return False
+    for i in range(c, c + LANES):
+        top, lower = m[TOPS, i], m[LOWER, i]
+        shift = max(top, lower) if lower != 0.0 else (top if top > DRIFT else 0.0)
+        m[LOWER, i] = np.floor(shift / LN2)
+    return True
+
+
+@kernel
+def _reframe(m, at, now, c, t, payload):
+    """Move the frames of these lanes by `lower`: products where all go up, anew from logarithms where one goes down."""
+    first, newest, low = now[FIRST], now[NEWEST], lowest(m, at, c, t)
+    shift = load(m, LOWER, c)
+    store(m, FRAME, c, fma(shift, fill(LN2), load(m, FRAME, c)))
+    store(m, BASE, c, fma(shift, fill(LN2), load(m, BASE, c)))
+    if above(fill(0.0), shift) != 0:
+        _renew(m, at, now, c, low, t, payload)
+        return
+    scale = times_power_of_two(fill(1.0), fill(MAGIC) - smaller(shift, fill(1000.0)))
+    for q in range(low - first, t - newest - first):
+        u = load(m, at.U + q, c)
+        store(m, at.U + q, c, where_positive(u, larger(u * scale, fill(U_LEAST)), fill(0.0)))
         if payload:
-            w.r[c, i] = r[c]
-            w.UR[c, i] = a[c] * r[c]
-    return high
+            store(m, at.V + q, c, load(m, at.V + q, c) * scale)
+    _renew(m, at, now, c, max(low, t - newest), t, payload)
+
+
+@kernel
+def regauge(m, at, now, t):
+    """Count means from here: the largest label's, so that they stay small."""
+    shift = m[SCALARS, BEST]
+    m[SCALARS, GAUGE] += shift
+    for c in range(0, at.width, LANES):
+        by = load(m, PREFIX, c) - fill(shift)
+        for q in range(lowest(m, at, c, t) - now[FIRST], t - now[FIRST]):
+            store(m, at.V + q, c, fma(by, load(m, at.U + q, c), load(m, at.V + q, c)))
+        store(m, RBASE, c, load(m, RBASE, c) + by)
+        store(m, PREFIX, c, fill(0.0))
+    now[GAUGED] = t
