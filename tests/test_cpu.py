@@ -110,6 +110,26 @@ def test_what_a_linear_domain_cannot_hold(semiring, name, change):
     check(semiring, parts, size, 10.0)
 
 
+@pytest.mark.parametrize("semiring", [Log, KL])
+def test_parts_are_read_as_they_lie(semiring):
+    """float32 and views with any strides give what their contiguous float64 copies give, bit for bit."""
+    size = (90, 7, 5)
+    wide = models(semiring, size, 1.0, 0.05, seed=7)
+    with torch.no_grad():
+        narrow = [{n: t.float().transpose(1, -1).contiguous().transpose(1, -1) for n, t in m.items()} for m in wide]
+        for m in narrow:
+            m["emission"] = torch.stack([m["emission"], m["emission"]], -1)[..., 1]
+        copies = [{n: t.double().contiguous() for n, t in m.items()} for m in narrow]
+    assert not any(m["emission"].is_contiguous() for m in narrow)
+    lengths = torch.tensor([90, 88])
+    found = []
+    for parts in (narrow, copies):
+        leaves = [{n: t.requires_grad_() for n, t in m.items()} for m in parts]
+        value, grads = run(semiring, leaves, lengths, size, "cpu")
+        found.append([value, *(g.float() for g in grads)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_threads_change_no_bit():
     size, threads = (400, 50, 8), torch.get_num_threads()
     parts = models(Entropy, size, 1.0, 0.0, seed=5)

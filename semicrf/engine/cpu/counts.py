@@ -102,33 +102,32 @@ def positions(m, k, at, n, z, rate, h, payload):
 
 
 @kernel
+def correlate(m, k, a, z, u, n, c):
+    """Add to row a + r of the counts the sum of z[j] u[j - r] over j < n, for r < 4."""
+    x0, x1, x2, x3 = load(k, a, c), load(k, a + 1, c), load(k, a + 2, c), load(k, a + 3, c)
+    i = u + n - 1
+    u0, u1, u2 = load(m, i, c), load(m, i - 1, c), load(m, i - 2, c)
+    for j in range(n):
+        u3 = load(m, i - j - 3, c)
+        y = load(k, z + n - 1 - j, c)
+        x0, x1, x2, x3 = fma(y, u0, x0), fma(y, u1, x1), fma(y, u2, x2), fma(y, u3, x3)
+        u0, u1, u2 = u1, u2, u3
+    store(k, a, c, x0)
+    store(k, a + 1, c, x1)
+    store(k, a + 2, c, x2)
+    store(k, a + 3, c, x3)
+
+
+@kernel
 def durations(m, k, at, sums, now, t, n, payload):
-    """Add a tile's counts of durations, less the factors D: four of them share the loads of z."""
+    """Add a tile's counts of durations, less the factors D."""
+    row = t - 1 - now[FIRST]
     for c in range(0, at.width, LANES):
-        row = at.U + t - now[FIRST]
-        moment = at.V - at.U
         for lag in range(0, min(at.K, t + n - 1 - lowest(m, at, c, t)), 4):
-            a = sums.duration + lag
-            x0, x1, x2, x3 = load(k, a, c), load(k, a + 1, c), load(k, a + 2, c), load(k, a + 3, c)
-            i = row + n - 2 - lag
-            u0, u1, u2 = load(m, i, c), load(m, i - 1, c), load(m, i - 2, c)
-            for j in range(n):
-                u3 = load(m, i - j - 3, c)
-                z = load(k, Z + n - 1 - j, c)
-                x0, x1, x2, x3 = fma(z, u0, x0), fma(z, u1, x1), fma(z, u2, x2), fma(z, u3, x3)
-                u0, u1, u2 = u1, u2, u3
-            store(k, a, c, x0)
-            store(k, a + 1, c, x1)
-            store(k, a + 2, c, x2)
-            store(k, a + 3, c, x3)
+            correlate(m, k, sums.duration + lag, Z, at.U + row - lag, n, c)
             if payload:
-                a = sums.duration1 + lag
-                for r in range(4):
-                    x = load(k, a + r, c)
-                    for j in range(n):
-                        x = fma(load(k, Z1 + j, c), load(m, row + j - 1 - lag - r, c), x)
-                        x = fma(load(k, Z + j, c), load(m, row + moment + j - 1 - lag - r, c), x)
-                    store(k, a + r, c, x)
+                correlate(m, k, sums.duration1 + lag, Z1, at.U + row - lag, n, c)
+                correlate(m, k, sums.duration1 + lag, Z, at.V + row - lag, n, c)
 
 
 @kernel

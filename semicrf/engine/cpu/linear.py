@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
 from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.build import Announced
 from semicrf.engine.cpu.pool import groups, run
 from semicrf.engine.cpu.runs import Pull, Rows, backward, forward
 from semicrf.engine.layout import MASKS
@@ -63,6 +65,15 @@ def _rows(alpha: np.ndarray, g: np.ndarray, f: int, i: int) -> Rows:
     return Rows(alpha[f], g[f, :, :, 0], alpha[i], g[i, :, :, 0])
 
 
+def _run(kernel: Any, tasks: list[Callable[[], None]], work: int) -> None:
+    """Run tasks that call a kernel; the first time in a process it is loaded from numba's cache, or compiled."""
+    if kernel.signatures:
+        run(tasks, work)
+        return
+    with Announced("compiling the CPU loops of log-sums (once; numba keeps them)"):
+        run(tasks, work)
+
+
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
@@ -84,7 +95,7 @@ def scan(
             marks, limit = found
             limits.append((i, np.zeros(B), limit))
             tasks += [partial(forward, marks, a, b, False, rows, np.zeros(B), limits[-1][1]) for a, b in groups(B)]
-    run(tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+    _run(forward, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -135,7 +146,7 @@ def scan_vjp(
         for job, rows, pull in runs:
             backward(job, b0, b1, rows, pull)
 
-    run([partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
+    _run(backward, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
     return [{n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 
