@@ -19,7 +19,7 @@ from semicrf.engine import reference
 from semicrf.semirings import exp, log, maximum, smallest, top, total
 
 pytest.importorskip("numba")
-from semicrf.engine.cpu import build, generic
+from semicrf.engine.cpu import build, generic, linear
 
 inf = math.inf
 
@@ -205,3 +205,23 @@ def test_a_long_compilation_says_what_it_is_doing(capfd, monkeypatch):
     with build.Announced("compiling that"):
         pass
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("part", ["emission", "duration", "transition", "start", "end", "segment_start", "segment_end"])
+@pytest.mark.parametrize("semiring", [Log, Max, KMax(3), Entropy, Std, dual(Max)], ids=lambda s: s.__name__)
+def test_what_is_no_number_is_seen_in_the_result(semiring, part, keep):
+    """Wherever validation was left out: NaN is never taken for a score, in any engine, nor read past a length."""
+    size, lengths = (40, 21, 3), torch.tensor([40, 30])
+    models = drawn(semiring, "factored", size, 0.0)
+    T, K, C = size
+    models[0][part][1].view(-1)[-1] = math.nan  # of a sequence; past its end, or read by all that is that long
+    for engine in (generic, linear):
+        if engine is generic or linear.serves(compiled(semiring), set(models[0]), torch.device("cpu")):
+            value = engine.scan(compiled(semiring), models, lengths, T, K, C, keep).value[0]
+            past = part in ("emission", "segment_start", "segment_end")
+            assert value.isnan().tolist() == [False, not past]
+    if part == "emission":
+        models[0][part][1, 11, 1] = math.nan
+        value = generic.scan(compiled(semiring), models, lengths, T, K, C, keep).value[0]
+        assert value.isnan().tolist() == [False, True]

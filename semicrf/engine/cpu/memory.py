@@ -14,7 +14,7 @@ PAD = 4  # rows that a group of four destinations may read beyond a table
 D_LEAST, W_LEAST = np.exp(-450.0), np.exp(-390.0)
 inf = np.inf
 
-OFFSET, GAUGE, RATE, BEST = range(4)  # of the row `scalars`
+OFFSET, GAUGE, RATE, BEST, FLAW = range(5)  # of the row `scalars`; the last as `parts` has it
 
 
 # Rows of a run: what is known of every label,
@@ -26,7 +26,7 @@ PREFIX = 7  # the payload of emissions since the last gauge
 LO = 8  # the first source a segment may start at
 LOWER = 9  # by how much a frame is to move when the next tile opens
 TOPS = 10  # of the newest sources
-SCALARS = 11
+SCALARS = P.SCALARS
 # of a tile's positions, N rows each: what is read,
 N = TILE + 1
 E, OPEN, CLOSE, EP, OP, CP = (12 + i * N for i in range(6))

@@ -21,6 +21,7 @@ from semicrf.engine.layout import MASKS
 
 NAMES = ("emission", "segment_start", "segment_end", "duration", "transition", "start", "end", "required")
 EMISSION, OPEN, CLOSE, DURATION, TRANSITION, START, END, REQUIRED = range(8)
+SCALARS, FLAW = 11, 4  # where in a run's memory it says NaN once a score was read that is none, else 0
 inf = np.inf
 
 
@@ -128,6 +129,11 @@ def weight_rows(job, p, b, i, step, n, out, j):
         return
     for q in range(n):
         read(job.parts, job.weight, p, b, i + q * step, job.C, out, j + q)
+        flawed = False
+        for c in range(job.C):
+            flawed |= not out[j + q, c] < inf
+        if flawed:
+            out[SCALARS, FLAW] = np.nan
         if job.counting:
             for c in range(job.C):
                 out[j + q, c] = 0.0 if out[j + q, c] > -inf else -inf

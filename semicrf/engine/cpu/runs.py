@@ -9,7 +9,7 @@ import numpy as np
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.lanes import kernel, small
-from semicrf.engine.cpu.memory import GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
+from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
 
@@ -90,7 +90,7 @@ def _total(m, at, job, b, row, offset):
     for c in range(at.C):
         top = max(top, m[LA + row, c] + m[end, c])
     if top == -inf:
-        return -inf, 0.0
+        return m[SCALARS, FLAW] - inf, 0.0
     total = 0.0
     mean = 0.0
     for c in range(at.C):
@@ -98,7 +98,7 @@ def _total(m, at, job, b, row, offset):
         total += w
         if job.payload and w > 0.0:
             mean += w * (m[HA + row, c] + m[endp, c])
-    return offset + top + np.log(total), mean / total + (m[SCALARS, GAUGE] if job.payload else 0.0)
+    return offset + top + np.log(total) + m[SCALARS, FLAW], mean / total + (m[SCALARS, GAUGE] if job.payload else 0.0)
 
 
 @kernel

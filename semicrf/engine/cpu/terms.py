@@ -66,8 +66,8 @@ def surprisal(x, total):
 
 @small
 def larger(a, b):
-    """The larger of two, the second where one is NaN."""
-    return a if a > b else b
+    """The larger of two; NaN where one is."""
+    return a if a > b or a != a else b
 
 
 @small
@@ -80,16 +80,20 @@ def peak(row, i):
 
 @function
 def largest(row, n):
-    """The largest of the first n and its place, the first on ties; -inf and -1 where all are."""
-    top, place = -INF, -1
+    """The largest of the first n and its place, the first on ties; -inf and -1 where all are; NaN where one is."""
+    top, place, flawed = -INF, -1, False
     full = n - n % BLOCK
     for i in range(0, full, BLOCK):
         m = peak(row, i)
+        flawed |= m != m
         if m > top:
             top, place = m, i
     for i in range(full, n):
+        flawed |= row[i] != row[i]
         if row[i] > top:
             top, place = row[i], i
+    if flawed:
+        return NAN, -1
     if place >= 0:
         while row[place] != top:
             place += 1
@@ -100,7 +104,7 @@ def largest(row, n):
 def lse(row, n):
     """log sum exp of the first n; -inf where all are."""
     top = largest(row, n)[0]
-    if top == -INF or top == INF:
+    if not abs(top) < INF:
         return top
     total = 0.0
     for i in range(n):
@@ -137,11 +141,15 @@ def best(rows, n, k, descending, values, places):
             if not descending:
                 for c in range(1, columns):
                     m = larger(m, peak(rows[c], i))
-            if not m > values[k - 1]:
+            if m <= values[k - 1]:
                 i += BLOCK
                 continue
         for j in range(i, min(i + BLOCK, n)):
             for c in range(columns):
+                if rows[c, j] != rows[c, j]:
+                    values[:k] = NAN
+                    places[:k] = -1
+                    return
                 if rows[c, j] > values[k - 1]:
                     insert(rows[c, j], j * columns + c, k, values, places)
                 elif descending:
