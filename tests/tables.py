@@ -6,7 +6,7 @@ A backend, a semiring or a family of models is one more row here and nothing els
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ import oracle
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std
 from semicrf.compile import compiled, load, torch_source
@@ -276,3 +277,16 @@ def assert_gradient(name: str, actual: Tensor, rows: Sequence[Tensor], tolerance
         scale = want.abs().max().clamp(min=1)
         worst = (got - want).abs().max() / scale
         assert worst <= tolerance, f"{name}, row {b}: off by {worst:.2g} of {scale:.3g}\n{got}\n{want}"
+
+
+def assert_same_bits_on_threads(run: Callable[[], Any]) -> None:
+    """Whatever the number of threads, `run` gives the same tensors."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.append(tree_leaves(run()))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

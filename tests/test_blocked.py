@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
-from tables import LONG, SEMIRINGS, Backend, draw
-from test_cpu import models, run
+from tables import SEMIRINGS, Backend, assert_same_bits_on_threads, draw
+from test_cpu import assert_like_reference, models, run
 from test_engine import check, cotangent_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,18 +33,6 @@ def test_borders_of_blocks_and_tiles_against_enumeration(monkeypatch, name, n, t
         check(row, BLOCKED, batches, cotangent_of(row, 3))
 
 
-def against_the_reference(semiring: type[Semiring], parts: list[dict], size: tuple, scale: float) -> None:
-    lengths = torch.tensor([size[0], max(1, size[0] - 3)])
-    value, grads = run(semiring, parts, lengths, size, "blocked")
-    wanted, expected = run(semiring, parts, lengths, size, "reference")
-    finite = wanted.isfinite()
-    assert torch.equal(value[~finite], wanted[~finite])
-    assert ((value - wanted)[finite].abs() <= LONG[scale] * (1 + wanted[finite].abs())).all()
-    for got, want in zip(grads, expected, strict=True):
-        assert got.isfinite().all()
-        assert (got - want).abs().max() <= LONG[scale] * (1 + want.abs().max())
-
-
 # T and K on, before and after a border: a block has 32 positions
 SIZES = [(31, 32, 2), (32, 31, 2), (33, 33, 3), (65, 1, 3), (97, 64, 2), (40, 300, 2)]
 
@@ -52,13 +40,13 @@ SIZES = [(31, 32, 2), (32, 31, 2), (33, 33, 3), (65, 1, 3), (97, 64, 2), (40, 30
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("semiring", [Log, Max, Entropy, KL, Expectation, dual(Log)])
 def test_sizes_around_a_block(semiring, size):
-    against_the_reference(semiring, models(semiring, size, 1.0, 0.0, seed=1), size, 1.0)
+    assert_like_reference(semiring, models(semiring, size, 1.0, 0.0, seed=1), size, 1.0, "blocked")
 
 
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 @pytest.mark.parametrize("semiring", [Log, Entropy, KL])
 def test_scores_far_apart(semiring, scale):
-    against_the_reference(semiring, models(semiring, (90, 40, 3), scale, 0.0, seed=2), (90, 40, 3), scale)
+    assert_like_reference(semiring, models(semiring, (90, 40, 3), scale, 0.0, seed=2), (90, 40, 3), scale, "blocked")
 
 
 @pytest.mark.parametrize("semiring", [Log, Max, Entropy, KL])
@@ -70,21 +58,13 @@ def test_masks_and_required_starts(semiring):
             model["duration"][:, :3] = -torch.inf
     parts[0]["required"] = torch.rand(2, size[0], generator=torch.Generator().manual_seed(4)) < 0.05
     parts[0]["required"][:, [32, 64]] = True  # where a block begins
-    against_the_reference(semiring, parts, size, 1.0)
+    assert_like_reference(semiring, parts, size, 1.0, "blocked")
 
 
 def test_threads_change_no_bit():
-    size, threads = (64, 60, 16), torch.get_num_threads()  # large enough for torch to share out
-    parts, found = models(Entropy, size, 1.0, 0.0, seed=5), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            value, grads = run(Entropy, parts, torch.tensor([64, 51]), size, "blocked")
-            found.append([value, *grads])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    size = (64, 60, 16)  # large enough for torch to share out
+    parts = models(Entropy, size, 1.0, 0.0, seed=5)
+    assert_same_bits_on_threads(lambda: run(Entropy, parts, torch.tensor([64, 51]), size, "blocked"))
 
 
 class Largest(TorchDispatchMode):

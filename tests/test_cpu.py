@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from tables import LONG
+from tables import LONG, assert_same_bits_on_threads
 
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, Log, LogCount, Max, Semiring, Std
 from semicrf.compile import compiled, dual
@@ -46,9 +46,11 @@ def run(semiring: type[Semiring], parts: list[dict], lengths: torch.Tensor, size
     return value.detach(), grads
 
 
-def check(semiring: type[Semiring], parts: list[dict], size: tuple, scale: float) -> None:
+def assert_like_reference(
+    semiring: type[Semiring], parts: list[dict], size: tuple, scale: float, backend: str = "cpu"
+) -> None:
     lengths = torch.tensor([size[0], max(1, size[0] - 3)])
-    value, grads = run(semiring, parts, lengths, size, "cpu")
+    value, grads = run(semiring, parts, lengths, size, backend)
     wanted, expected = run(semiring, parts, lengths, size, "reference")
     finite = wanted.isfinite()
     assert torch.equal(value[~finite], wanted[~finite])
@@ -62,7 +64,7 @@ def check(semiring: type[Semiring], parts: list[dict], size: tuple, scale: float
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("semiring", [Log, Std, Entropy, CrossEntropy, KL, LogCount, Expectation, dual(Log)])
 def test_long_and_far_apart(semiring, size, scale):
-    check(semiring, models(semiring, size, scale, 0.0, seed=1), size, scale)
+    assert_like_reference(semiring, models(semiring, size, scale, 0.0, seed=1), size, scale)
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.02])
@@ -71,7 +73,7 @@ def test_long_and_far_apart(semiring, size, scale):
 def test_windows_that_move_on(semiring, scale, holes):
     """So long that buffers of twice the longest duration are used up some times; more labels than a vector has."""
     size = (500, 5, 9)
-    check(semiring, models(semiring, size, scale, holes, seed=6), size, scale)
+    assert_like_reference(semiring, models(semiring, size, scale, holes, seed=6), size, scale)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -82,10 +84,10 @@ def test_masks(semiring, size):
     with torch.no_grad():
         for model in parts[: compiled(semiring).gates]:
             model["duration"][:, : size[1] // 2] = -inf
-    check(semiring, parts, size, 1.0)
+    assert_like_reference(semiring, parts, size, 1.0)
     if compiled(semiring).gates == 1:
         parts[0]["required"] = torch.rand(2, size[0], generator=torch.Generator().manual_seed(3)) < 0.1
-        check(semiring, parts, size, 1.0)
+        assert_like_reference(semiring, parts, size, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_what_a_linear_domain_cannot_hold(semiring, name, change):
     parts = models(semiring, size, 1.0, 0.0, seed=4)
     with torch.no_grad():
         change(parts[0])
-    check(semiring, parts, size, 10.0)
+    assert_like_reference(semiring, parts, size, 10.0)
 
 
 @pytest.mark.parametrize("semiring", [Log, KL])
@@ -131,18 +133,9 @@ def test_parts_are_read_as_they_lie(semiring):
 
 
 def test_threads_change_no_bit():
-    size, threads = (400, 50, 8), torch.get_num_threads()
+    size = (400, 50, 8)
     parts = models(Entropy, size, 1.0, 0.0, seed=5)
-    found = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            value, grads = run(Entropy, parts, torch.tensor([400, 371]), size, "cpu")
-            found.append([value, *grads])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert_same_bits_on_threads(lambda: run(Entropy, parts, torch.tensor([400, 371]), size, "cpu"))
 
 
 def test_the_form_is_read_off_the_functions():

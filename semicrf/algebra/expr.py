@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Union
 
 inf = math.inf
@@ -120,15 +120,17 @@ def leaf(kind: str, index: int) -> Expr:
     return Expr(kind, (), (index,))
 
 
-def postorder(roots: Sequence[Expr]) -> Iterator[Expr]:
-    """Every node below `roots` once, arguments before the nodes that use them."""
+def postorder(roots: Sequence[Expr], known: Container[Expr] = ()) -> Iterator[Expr]:
+    """Every node below `roots` once, arguments before the nodes that use them; what is known, and what lies below that
+    alone, is left out.
+    """
     seen: set[Expr] = set()
     stack = [(root, False) for root in reversed(roots)]
     while stack:
         node, ready = stack.pop()
         if ready:
             yield node
-        elif node not in seen:
+        elif node not in seen and node not in known:
             seen.add(node)
             stack.append((node, True))
             stack.extend((a, False) for a in reversed(node.args) if a not in seen)

@@ -9,7 +9,7 @@ addends (of the row, of the source, of the term).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from semicrf.algebra.expr import REDUCTIONS, Expr, postorder
 from semicrf.compile.derive import stored_ids
@@ -35,9 +35,9 @@ class Text:
         self.lines: list[str] = []
         self.fresh = 0
         self.rows = 0
-        self.slots = {where.args[0]: 0 for where in stored_ids(program.sum)}
-        for i, where in reversed(list(enumerate(stored_ids(program.sum)))):
-            self.slots[where.args[0]] = i  # the first of the places of each choice
+        self.slots: dict[Expr, int] = {}  # the first of the places of each choice
+        for i, where in enumerate(stored_ids(program.sum)):
+            self.slots.setdefault(where.args[0], i)
 
     def name(self) -> str:
         self.fresh += 1
@@ -47,7 +47,7 @@ class Text:
         """Write every reduction below `roots`, and what does not vary along the axis; those whose inputs are ready
         share a loop.
         """
-        order = _unknown(roots, self.names)
+        order = list(postorder(roots, self.names))
         for node in order:
             if node in self.names or node.varies:
                 continue
@@ -59,9 +59,9 @@ class Text:
             else:
                 self._statement(node, self.names, self.lines, "")
 
-    def pointwise(self, roots: Iterable[Expr], names: dict[Expr, str], lines: list[str], indent: str) -> None:
+    def pointwise(self, roots: Sequence[Expr], names: dict[Expr, str], lines: list[str], indent: str) -> None:
         """Statements for all that lies below `roots` and has no name yet."""
-        for node in _unknown(list(roots), names):
+        for node in list(postorder(roots, names)):
             self._statement(node, names, lines, indent)
 
     def _statement(self, node: Expr, names: dict[Expr, str], lines: list[str], indent: str) -> None:
@@ -82,11 +82,11 @@ class Text:
 
     def _ready(self, node: Expr) -> bool:
         """Whether all that `node` is a reduction of, other than terms, has a value."""
-        return not any(n.op in REDUCTIONS for n in _unknown(node.args, self.names))
+        return not any(n.op in REDUCTIONS for n in postorder(node.args, self.names))
 
     def _scalars(self, node: Expr, names: dict[Expr, str]) -> None:
         """Write what does not vary below `node` before the loop."""
-        for n in _unknown(node.args, self.names):
+        for n in list(postorder(node.args, self.names)):
             if not n.varies:
                 self._statement(n, self.names, self.lines, "")
                 names[n] = self.names[n]
@@ -164,21 +164,6 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "NAN"
     return repr(value) if math.isfinite(value) else "INF" if value > 0 else "-INF"
-
-
-def _unknown(roots: Sequence[Expr], names: Mapping[Expr, str]) -> list[Expr]:
-    """What lies below `roots` and has no name yet, arguments first; nothing below what has one."""
-    found: dict[Expr, None] = {}
-
-    def visit(node: Expr) -> None:
-        if node not in names and node not in found:
-            for a in node.args:
-                visit(a)
-            found[node] = None
-
-    for root in roots:
-        visit(root)
-    return list(found)
 
 
 def _known(program: Program) -> tuple[dict[Expr, str], list[str]]:

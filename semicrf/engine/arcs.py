@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from semicrf.engine.layout import MASKS, PARTS
+from semicrf.engine.layout import BY_DURATION, MASKS, PARTS, shared
 
 inf = float("inf")
 
@@ -29,9 +29,7 @@ class Arcs:
         self.B, self.T, self.K, self.C = lengths.shape[0], T, K, C
         self.device, self.lengths = lengths.device, lengths
         self.parts = {n: _inside(n, t.detach().to(torch.float64), lengths) for n, t in parts.items() if n not in MASKS}
-        self.columns = (
-            K if {"edge", "duration_transition"} & set(parts) else 1
-        )  # does what leads in depend on the duration?
+        self.columns = K if BY_DURATION & set(parts) else 1
         self.forbidden: Tensor | None = None
         self.prefix: Tensor | None = None
         if "emission" in self.parts:
@@ -156,9 +154,7 @@ class Counts:
             g = torch.where(self.arcs.forbidden, 0.0, mass)
         else:
             g = self.sums[name]
-        if like.shape[0] == 1 and g.shape[0] != 1:
-            g = g.sum(0, keepdim=True)
-        return g.to(like.dtype, copy=True).contiguous()
+        return shared(g, like).contiguous()
 
 
 def _inside(name: str, part: Tensor, lengths: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.arcs import Arcs
-from semicrf.engine.layout import PARTS
+from semicrf.engine.layout import BY_DURATION, PARTS
 from semicrf.engine.reference import Algebra, State
 from semicrf.engine.spans import SpanCounts, Spans, by_source
 
@@ -39,7 +39,7 @@ def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     The derivatives along every arc grow with the square of an element's width; from four scalars on the reference is
     as fast.
     """
-    return program.width <= 3 and not parts & {"edge", "duration_transition"}
+    return program.width <= 3 and not parts & BY_DURATION
 
 
 class Action:
@@ -162,8 +162,7 @@ def scan(
     value, end_id = algebra.sum(algebra.act(last, [a.final() for a in whole]), -1)
     value = algebra.shift(value, level)
     if not keep:
-        empty, none = value.new_empty(0, B), lengths.new_empty(0, B)
-        return State(value, empty, empty.clone(), empty.clone(), none, none.clone(), none.clone())
+        return State.of(value)
     alpha, g, offset = (torch.cat(rows, 2) for rows in zip(*kept, strict=True))
     state = State(value, alpha, g[:, :, :T, None].contiguous(), offset, *_no_ids(program, B, T, C, lengths), end_id)
     if program.ids:
@@ -175,11 +174,11 @@ def _no_ids(program: Program, B: int, T: int, C: int, like: Tensor) -> tuple[Ten
     return like.new_full((program.ids, B, T + 1, C), -1), like.new_full((program.ids, B, T, 1, C), -1)
 
 
-def _windows(arcs: list[Spans], state: State, t: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """All that leads to consecutive positions t, by duration: g (d, B, n, m, C), and what acts on it, in units of each
-    position's own offset.
+def _windows(arcs: list[Spans], state: State, t: Tensor, longest: int) -> tuple[Tensor, list[Tensor]]:
+    """All that leads to consecutive positions t, by duration up to `longest`: g (d, B, n, longest, C), and what acts on
+    it, in units of each position's own offset.
     """
-    k = torch.arange(1, min(arcs[0].K, int(t[-1])) + 1, device=t.device)
+    k = torch.arange(1, longest + 1, device=t.device)
     sources = (t[:, None] - k).clamp(min=0)
     relative = state.offset[:, :, sources] - state.offset[:, :, t, None]
     return state.g[:, :, sources, 0], [a.spans(t, k) + r[..., None] for a, r in zip(arcs, relative, strict=True)]
@@ -200,7 +199,7 @@ def _choose(algebra: Algebra, arcs: list[Spans], state: State) -> None:
     """Writes where the choices were found: once all values are known, positions do not wait for each other."""
     d, B, T, _, C = state.g.shape
     for t in _tiles(1, T, d * B * min(arcs[0].K, T) * C, state.g.device):
-        x, w = _windows(arcs, state, t)
+        x, w = _windows(arcs, state, t, min(arcs[0].K, int(t[-1])))
         state.alpha_id[:, :, t] = algebra.sum(algebra.act(x, w), -2)[1]
     for t in _tiles(1, T - 1, d * B * C * C, state.g.device):
         state.g_id[:, :, t, 0] = algebra.sum(algebra.act(*_leads(arcs, state, t)), -2)[1]
@@ -225,12 +224,7 @@ def _sweep(
     """
     d, B, n, C = alpha_bar.shape
     L = max(1, min(arcs[0].K, n - 1))
-    k = torch.arange(1, L + 1, device=t.device)
-    sources = (t[:, None] - k).clamp(min=0)
-    relative = state.offset[:, :, sources] - state.offset[:, :, t, None]
-    w = [a.spans(t, k) + r[..., None] for a, r in zip(arcs, relative, strict=True)]
-    y, ids = state.alpha[:, :, t], state.alpha_id[:, :, t]
-    along = _derivatives(algebra, y, ids, state.g[:, :, sources, 0], w)
+    along = _derivatives(algebra, state.alpha[:, :, t], state.alpha_id[:, :, t], *_windows(arcs, state, t, L))
     near = along.flip(-2).permute(3, 4, 2, 1, 0, 5).contiguous()  # n, L, B, of x, of y, C: earliest source first
     inner = t[t < state.g.shape[2]]
     x, w = _leads(arcs, state, inner)
@@ -292,7 +286,7 @@ def _spread(
     d, B, _, C = alpha_bar.shape
     scalars = d * B * min(arcs[0].K, int(block[-1])) * C
     for t in _tiles(int(block[0]), int(block[-1]), scalars, block.device):
-        x, w = _windows(arcs, state, t)
+        x, w = _windows(arcs, state, t, min(arcs[0].K, int(t[-1])))
         m, rows = x.shape[3], t - block[0]
         into, gw = algebra.pull(alpha_bar[:, :, rows], state.alpha[:, :, t], state.alpha_id[:, :, t], x, w, -2)
         earliest = int(t[0]) - m

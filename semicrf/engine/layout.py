@@ -28,6 +28,9 @@ PARTS: dict[str, str] = {
 """Part -> axes. The first axis is the batch, or 1 where the batch shares the part."""
 
 MASKS = frozenset({"required"})
+BY_DURATION = frozenset({"edge", "duration_transition"})
+"""Parts by which what leads into a segment depends on its duration."""
+UNFACTORED = BY_DURATION | {"segment"}
 
 Model = Mapping[str, Tensor]
 
@@ -67,3 +70,10 @@ def layout(models: Sequence[Model]) -> str:
 def flat(models: Sequence[Model]) -> list[Tensor]:
     """The tensors of these models in the layout's order."""
     return [t for model in models for t in model.values()]
+
+
+def shared(sums: Tensor, like: Tensor) -> Tensor:
+    """Gradients by sequence in the shape and dtype of their part: summed over the batch where the batch shares it."""
+    if like.shape[0] == 1 and sums.shape[0] != 1:
+        sums = sums.sum(0, keepdim=True)
+    return sums.to(like.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from semicrf.compile import program
 from semicrf.engine import walk
 from semicrf.engine.dispatch import best, serving, stored
-from semicrf.engine.layout import MASKS, Spec
+from semicrf.engine.layout import BY_DURATION, MASKS, Spec
 from semicrf.engine.reference import State
 
 Stored = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -44,7 +44,7 @@ def _scan(
 def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
     p, B = program(semiring), lengths.shape[0]
     spec = Spec(semiring, backend, layout, T, K, C)
-    columns = K if {"edge", "duration_transition"} & set(spec.names) else 1
+    columns = K if BY_DURATION & set(spec.names) else 1
     module = serving(backend, p, set(spec.names), lengths.device)
     element, choice = stored(module, spec.models(tensors))
 

@@ -42,6 +42,13 @@ class State(NamedTuple):
     g_id: Tensor  # (ids, B, T, columns, C): which previous label
     end_id: Tensor  # (ids, B): which final label
 
+    @classmethod
+    def of(cls, value: Tensor) -> State:
+        """The value alone, all else empty; an operator's outputs share no memory."""
+        B = value.shape[1]
+        real = (value.new_empty(0, B) for _ in range(3))
+        return cls(value, *real, *(value.new_empty((0, B), dtype=torch.int64) for _ in range(3)))
+
 
 class Algebra:
     """A semiring's generated functions on stacked tensors: an element is a tensor whose first axis is its scalars."""
@@ -163,9 +170,7 @@ def scan(
     value, end_id = algebra.sum(algebra.act(last, [a.final() for a in arcs]), -1)
     value = algebra.shift(value, _at(offset, lengths))
     if not keep:
-        empty = torch.empty(0, B, dtype=torch.float64, device=lengths.device)
-        none = torch.empty(0, B, dtype=torch.int64, device=lengths.device)
-        return State(value, empty, empty.clone(), empty.clone(), none, none.clone(), none.clone())
+        return State.of(value)
     ids = torch.stack(alpha_ids, 2), torch.stack(g_ids, 2), end_id
     return State(value, torch.stack(alphas, 2), windows.g, offset, *ids)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
 from semicrf.engine.launch import INTERPRETED, Parts, gradients_of, namespace, parts_of
+from semicrf.engine.layout import UNFACTORED, shared
 from semicrf.engine.plan import Plan, plan
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
@@ -21,7 +22,6 @@ from semicrf.kernels import scan_vjp as backward
 from semicrf.kernels import state as tables
 from semicrf.kernels import walk
 
-STREAMED = frozenset({"segment", "edge", "duration_transition"})
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
 SPAN = 1024
 """Sources whose durations one program counts: a constant, so that sums have one order."""
@@ -29,7 +29,7 @@ SPAN = 1024
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether the kernels run a semiring over models with these parts: on a GPU, or in Triton's interpreter."""
-    if device.type != ("cpu" if INTERPRETED else "cuda") or parts & STREAMED:
+    if device.type != ("cpu" if INTERPRETED else "cuda") or parts & UNFACTORED:
         return False
     try:
         triton_source(program)
@@ -123,9 +123,7 @@ def _shared(name: str, total: Tensor, like: Tensor) -> Tensor:
     """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
     if name == "duration":
         total = total.sum(1) if total.shape[1] > 1 else total[:, 0]
-    if like.shape[0] == 1 and total.shape[0] != 1:
-        total = total.sum(0, keepdim=True)
-    return total.to(like.dtype)
+    return shared(total, like)
 
 
 def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from numba import boolean, cfunc, float64, int64, void
 from semicrf.compile import Program
 from semicrf.compile.cpu import cpu_source
 from semicrf.engine.cpu import elementary, rows, terms
+from semicrf.engine.cpu.pool import run
 from semicrf.engine.cpu.terms import KEEP_ORDER
 
 F1, F2, F3 = float64[::1], float64[:, ::1], float64[:, :, ::1]
@@ -86,17 +88,17 @@ def _written(program: Program) -> Path:
     return path
 
 
+@cache
 def _module(program: Program) -> ModuleType:
     path = _written(program)
     name = f"semicrf.generated.cpu.{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None  # a path that ends in .py has one, and a loader
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # a path that ends in .py has one, and a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where numba looks for the globals of what it finds in its cache
+    spec.loader.exec_module(module)
+    return module
 
 
 _lock = threading.Lock()
@@ -128,3 +130,12 @@ class Announced:
 
     def __exit__(self, *_: object) -> None:
         self.timer.cancel()
+
+
+def run_kernel(kernel: Any, tasks: list[Callable[[], None]], work: int) -> None:
+    """Run tasks that call a kernel; the first time in a process it is loaded from numba's cache, or compiled."""
+    if kernel.signatures:
+        run(tasks, work)
+        return
+    with Announced(f"compiling the CPU loops of {kernel.__module__} (once; numba keeps them)"):
+        run(tasks, work)

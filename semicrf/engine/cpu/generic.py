@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.cpu import build
+from semicrf.engine.cpu.build import run_kernel
 from semicrf.engine.cpu.elements import Algebra, Kept, Model, State, forward
 from semicrf.engine.cpu.elements_vjp import Gradients, backward
-from semicrf.engine.cpu.pool import groups, run
-from semicrf.engine.layout import PARTS
+from semicrf.engine.cpu.pool import groups
+from semicrf.engine.layout import BY_DURATION, PARTS, shared
 from semicrf.engine.reference import State as Stored
 
 Parts = list[dict[str, Tensor]]
@@ -54,7 +55,7 @@ def _stack(models: Parts, name: str, rows: slice, sequences: slice, fill: float 
     return (made[0][None] if len(made) == 1 else torch.stack(made)).contiguous().numpy()
 
 
-def _tables(models: Parts, B: int, K: int, C: int, sequences: slice) -> tuple[NDArray, ...]:
+def _tables(models: Parts, K: int, C: int, sequences: slice) -> tuple[NDArray, ...]:
     """duration (b, C, p, K), lead (b, columns, next, p, previous), initial (b, C, p) and final (b, p, C)."""
     p = len(models)
 
@@ -100,7 +101,7 @@ def _begin(program: Program, n: int, K: int, C: int, columns: int) -> State:
 
 def _columns(models: Parts, K: int) -> int:
     """How many columns of elements lead on from a position, 0 where what leads in does not depend on the duration."""
-    return K if any({"edge", "duration_transition"} & set(m) for m in models) else 0
+    return K if any(BY_DURATION & set(m) for m in models) else 0
 
 
 def _empty(program: Program, B: int, T: int, C: int, columns: int, keep: bool) -> Kept:
@@ -131,7 +132,7 @@ def scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: in
 
     def task(first: int, last: int) -> None:
         sequences = slice(first, last)
-        tables, state = _tables(models, B, K, C, sequences), _begin(program, last - first, K, C, columns)
+        tables, state = _tables(models, K, C, sequences), _begin(program, last - first, K, C, columns)
         longest = int(rows[first:last].max())
         step = longest if plain else max(1, CHUNK // (C * (last - first)), K)
         for s0 in range(0, longest, step):
@@ -140,15 +141,9 @@ def scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: in
             forward(total, scale, model, algebra, state, kept, keep, rows, first, s0, s1)
 
     work = int(rows.sum()) * C * (K + C) * program.width
-    run([_task(task, a, b) for a, b in groups(B)], work)
+    run_kernel(forward, [partial(task, a, b) for a, b in groups(B)], work)
     made = [torch.from_numpy(k) for k in kept]
-    if not keep:
-        made[1:] = [m.reshape(0, B) for m in made[1:]]
-    return Stored(*made)
-
-
-def _task(task: Callable[[int, int], None], first: int, last: int) -> Callable[[], None]:
-    return lambda: task(first, last)
+    return Stored(*made) if keep else Stored.of(made[0])
 
 
 def scan_vjp(
@@ -160,7 +155,7 @@ def scan_vjp(
     B, p, everything = lengths.shape[0], program.potentials, slice(None)
     algebra, columns = _algebra(program), _columns(models, K)
     total, reverse = build.function(program, "total"), build.function(program, "reverse")
-    model = _model(models, _tables(models, B, K, C, everything), everything, 0, T, 1)
+    model = _model(models, _tables(models, K, C, everything), everything, 0, T, 1)
     kept, rows = Kept(*(s.detach().contiguous().numpy() for s in state)), lengths.numpy()
     sizes, names = {"B": B, "T": T, "K": K, "C": C}, set().union(*wanted)
     out = Gradients(
@@ -172,15 +167,8 @@ def scan_vjp(
     def task(first: int, last: int) -> None:
         backward(total, reverse, model, algebra, kept, columns, bounded, rows, first, last, cot, out)
 
-    run([_task(task, a, b) for a, b in groups(B)], 3 * int(rows.sum()) * C * (K + C) * program.width)
+    run_kernel(backward, [partial(task, a, b) for a, b in groups(B)], 3 * int(rows.sum()) * C * (K + C) * program.width)
     return [
-        {n: _gradient(getattr(out, n)[i], m[n]) for n in want}
+        {n: shared(torch.from_numpy(getattr(out, n)[i]), m[n]) for n in want}
         for i, (m, want) in enumerate(zip(models, wanted, strict=True))
     ]
-
-
-def _gradient(sums: NDArray, like: Tensor) -> Tensor:
-    """A gradient in the shape and dtype of its part: summed over the batch where the batch shares the part."""
-    if like.shape[0] == 1 and sums.shape[0] != 1:
-        sums = sums.sum(0, keepdims=True)
-    return torch.from_numpy(np.ascontiguousarray(sums)).to(like.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.build import Announced
-from semicrf.engine.cpu.pool import groups, run
+from semicrf.engine.cpu.build import run_kernel
+from semicrf.engine.cpu.pool import groups
 from semicrf.engine.cpu.runs import Pull, Rows, backward, forward
-from semicrf.engine.layout import MASKS
+from semicrf.engine.layout import MASKS, UNFACTORED, shared
 from semicrf.engine.reference import State
 
 inf = float("inf")
@@ -25,7 +24,7 @@ inf = float("inf")
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether this engine runs a semiring over models with these parts."""
     form = loglinear(program)
-    if device.type != "cpu" or form is None or parts & {"segment", "edge", "duration_transition"}:
+    if device.type != "cpu" or form is None or parts & UNFACTORED:
         return False
     # Which paths a model's required starts forbid is no sum over arcs, so another model's mean cannot carry it.
     return not (program.potentials > 1 and "required" in parts and any(any(m.plus) for m in form.means))
@@ -65,15 +64,6 @@ def _rows(alpha: np.ndarray, g: np.ndarray, f: int, i: int) -> Rows:
     return Rows(alpha[f], g[f, :, :, 0], alpha[i], g[i, :, :, 0])
 
 
-def _run(kernel: Any, tasks: list[Callable[[], None]], work: int) -> None:
-    """Run tasks that call a kernel; the first time in a process it is loaded from numba's cache, or compiled."""
-    if kernel.signatures:
-        run(tasks, work)
-        return
-    with Announced("compiling the CPU loops of log-sums (once; numba keeps them)"):
-        run(tasks, work)
-
-
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
@@ -95,7 +85,7 @@ def scan(
             marks, limit = found
             limits.append((i, np.zeros(B), limit))
             tasks += [partial(forward, marks, a, b, False, rows, np.zeros(B), limits[-1][1]) for a, b in groups(B)]
-    _run(forward, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+    run_kernel(forward, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -104,14 +94,13 @@ def scan(
                 w = value[form.weights[n].field]
                 value[m.field] += c * np.where(w > -inf, w, 0.0)
         value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
-    ids = torch.empty((0, B), dtype=torch.int64)
     if not keep:
-        real = torch.empty((0, B), dtype=torch.float64)
-        return State(torch.from_numpy(value), real, real.clone(), real.clone(), ids, ids.clone(), ids.clone())
+        return State.of(torch.from_numpy(value))
     alpha_id = torch.empty((0, B, T + 1, C), dtype=torch.int64)
     g_id = torch.empty((0, B, T, 1, C), dtype=torch.int64)
+    end_id = torch.empty((0, B), dtype=torch.int64)
     offset = torch.zeros((program.potentials, B, T + 1), dtype=torch.float64)
-    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, ids)
+    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, end_id)
 
 
 def scan_vjp(
@@ -146,8 +135,8 @@ def scan_vjp(
         for job, rows, pull in runs:
             backward(job, b0, b1, rows, pull)
 
-    _run(backward, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
-    return [{n: _shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
+    run_kernel(backward, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
+    return [{n: shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 
 def _pull(
@@ -174,10 +163,3 @@ def _pull(
                 centre -= c * np.where(value[other.field] > -inf, value[other.field], 0.0)
         centre[~np.isfinite(centre)] = 0.0
     return Pull(targets, mass, moment, log_z, centre)
-
-
-def _shared(total: Tensor, like: Tensor) -> Tensor:
-    """A gradient in the shape and dtype of its part: summed over the batch where the batch shares the part."""
-    if like.shape[0] == 1 and total.shape[0] != 1:
-        total = total.sum(0, keepdim=True)
-    return total.to(like.dtype)
