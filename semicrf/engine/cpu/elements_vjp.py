@@ -7,314 +7,311 @@ costs what its paths cost.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from semicrf.engine.cpu.elementary import kernel, part
-from semicrf.engine.cpu.elements import leading, row, starting, workspace
+from semicrf.engine.cpu import elements_map as M
+from semicrf.engine.cpu.elements import add, bound_sources, clear, lead_in, row, score_segments, spread, tables, terms
+from semicrf.engine.cpu.lanes import LANES, fill, kernel, small, smaller
+from semicrf.engine.cpu.places import given, number, read, read_whole, where, write
+from semicrf.engine.cpu.vectors import across, any_but, get, put, where_forbidden
 
-INF = float("inf")
-
-
-class Gradients(NamedTuple):
-    """Gradients by part, sequence first after the potential; an axis of size 0 where a part is not wanted."""
-
-    emission: Any  # (p, B, T, C)
-    segment_start: Any
-    segment_end: Any
-    segment: Any  # (p, B, T, K, C)
-    edge: Any  # (p, B, T, K, C, C)
-    transition: Any  # (p, B, C, C)
-    duration_transition: Any  # (p, B, K, C, C)
-    duration: Any  # (p, B, K, C)
-    start: Any  # (p, B, C)
-    end: Any
+INF = np.inf
 
 
-class Waiting(NamedTuple):
-    """Sources that lie in the window, latest first, and what has come back to them so far."""
-
-    window: Any  # (C, d, W)
-    source: Any  # (C, p, W)
-    into: Any  # (C, d, W): cotangents of the elements
-    mass: Any  # (C, p, W): cotangents of the scores
-    ring: Any  # (K, columns, C, d): cotangents where elements depend on the duration, by source modulo K
-    gathered_into: Any  # (C, d, K)
-    alpha: Any  # (1, d, C)
-    alpha_into: Any  # (1, d, C)
-    g: Any  # (C, d): cotangents of the sum at hand
-    y: Any  # (C, d): its result
-    at: Any  # (C, ids)
-    out: Any  # (C, p, max(K, C))
-    live: Any  # (C,)
-    prefix: Any  # (p, C): emissions from here to where the window was filled, negative
-    position: Any  # (p, C): mass at this position
-    lo: Any  # (T + 1, p, C), or no rows where nothing is forbidden
+@small
+def put_row(m, at, places, v, part, b, t, k, previous, y):
+    """A row of every block into a gradient that is wanted."""
+    i = at.out + part
+    if given(places, i):
+        write(places, i, where(places, i, v, b, t, k, previous), m, y, at.R, at.C)
 
 
 @kernel
-def waiting(algebra, K, C, p, columns, T, bounded):
-    """An empty window, and scratch."""
-    d, W, n = algebra.zero.shape[0], 2 * K + 64, max(K, C)
-    return Waiting(
-        np.empty((C, d, W)), np.empty((C, p, W)), np.zeros((C, d, W)), np.zeros((C, p, W)),
-        np.zeros((K if columns > 0 else 0, columns, C, d)), np.empty((C, d, K)), np.empty((1, d, C)),
-        np.zeros((1, d, C)), np.empty((C, d)), np.empty((C, d)), np.empty((C, algebra.ids), np.int64),
-        np.empty((C, p, n)), np.empty(C, np.bool_), np.zeros((p, C)), np.zeros((p, C)),
-        np.zeros((T + 1 if bounded else 0, p, C), np.int64),
-    )  # fmt: skip
+def kept_rows(m, at, places, which, n, b, t, column, y):
+    """n rows that a scan kept into every block."""
+    for f in range(n):
+        i = at.kept + which
+        read(places, i, where(places, i, f, b, t, column, 0), m, y + f, at.R, at.C)
 
 
 @kernel
-def bound_sources(model, lo, b, L):
-    """lo[t]: the first source from which a segment may reach t."""
+def kept_ids(m, at, places, which, b, t, column):
+    """The choices that a scan kept, into IDS."""
+    for r in range(at.ids):
+        i = at.kept + which
+        read_whole(places, i, where(places, i, r, b, t, column, 0), m, at.IDS + r, at.R, at.C)
+
+
+@kernel
+def some(m, at, y):
+    """Whether a cotangent (d rows) of any label is not zero."""
+    found = 0
+    for o in range(0, at.blocks * at.R, at.R):
+        for f in range(at.d):
+            found |= any_but(get(m, o + y + f), fill(0.0))
+    return found != 0
+
+
+@kernel
+def collect(m, at):
+    """COTANGENT: what came back to each previous label."""
+    for c in range(at.C):
+        for f in range(at.d):
+            m[(c // LANES) * at.R + at.COTANGENT + f, c % LANES] = across(get(m, at.ALL_INTO + c * at.d + f))
+
+
+@kernel
+def empty_all(m, at):
+    """Nothing has come back to previous labels."""
+    for i in range(at.ALL_INTO, at.ALL_INTO + at.C * at.d):
+        put(m, i, fill(0.0))
+
+
+@kernel
+def bounds(m, at, places, b, L):
+    """LOS: the first sources of segments that end at each position."""
+    clear(m, at, at.LO, at.p)
     for t in range(1, L + 1):
-        for v in range(lo.shape[1]):
-            for c in range(lo.shape[2]):
-                lo[t, v, c] = lo[t - 1, v, c]
-                if model.required.shape[0] > 0 and model.required[v, min(b, model.required.shape[1] - 1), t - 1]:
-                    lo[t, v, c] = max(lo[t, v, c], t - 1)
-                e = model.emission[v, min(b, model.emission.shape[1] - 1), t - 1, c] if model.emission.size else 0.0
-                if e == -INF:
-                    lo[t, v, c] = t
+        for v in range(at.p):
+            bound_sources(m, at, places, v, b, t - 1)
+            for o in range(0, at.blocks * at.R, at.R):
+                put(m, o + at.LOS + t * at.p + v, get(m, o + at.LO + v))
 
 
 @kernel
-def refill(model, w, kept, b, t, done, K):
+def refill(m, at, places, b, t, done):
     """Fill the window with the sources t - 1, t - 2, ...; what came back to those that stay keeps its place."""
-    C, d, W = w.window.shape
-    p = w.source.shape[1]
-    for c in range(C):
+    d, p, W = at.d, at.p, at.window
+    for o in range(0, at.blocks * at.R, at.R):
         for i in range(W):
-            held = i + done < W and i < K
-            for f in range(d):
-                w.into[c, f, i] = w.into[c, f, i + done] if held else 0.0
+            held = i + done < W and i < at.K
+            for f in range(0 if at.by_duration else d):
+                into = o + at.INTO + i * d + f
+                put(m, into, get(m, into + done * d) if held else fill(0.0))
             for v in range(p):
-                w.mass[c, v, i] = w.mass[c, v, i + done] if held else 0.0
+                mass = o + at.MASS + i * p + v
+                put(m, mass, get(m, mass + done * p) if held else fill(0.0))
+    clear(m, at, at.PREFIX, p)
+    for i in range(min(W, t)):
+        s = t - 1 - i
+        for v in range(p):
+            row(m, at, places, v, M.EMISSION, b, s, 0, 0, at.READ)
+            moved = number(places, at.kept + M.OFFSET, v, b, s) - number(places, at.kept + M.OFFSET, v, b, t)
+            for o in range(0, at.blocks * at.R, at.R):
+                e = get(m, o + at.READ)
+                put(m, o + at.PREFIX + v, get(m, o + at.PREFIX + v) + where_forbidden(e, fill(0.0), e))
+            row(m, at, places, v, M.OPEN, b, s, 0, 0, at.READ)
+            for o in range(0, at.blocks * at.R, at.R):
+                score = fill(moved) + get(m, o + at.PREFIX + v) + get(m, o + at.READ)
+                put(m, o + at.SOURCE + i * p + v, score)
+        if not at.by_duration:
+            kept_rows(m, at, places, M.G, d, b, s, 0, at.WINDOW + i * d)
+    clear(m, at, at.PREFIX, p)
     for v in range(p):
-        for c in range(C):
-            w.prefix[v, c] = 0.0
-            passed = 0.0
-            for i in range(min(W, t)):
-                s = t - 1 - i
-                if model.emission.shape[0] > 0:
-                    e = model.emission[v, min(b, model.emission.shape[1] - 1), s, c]
-                    passed += e if e > -INF else 0.0
-                score = kept.offset[v, b, s] - kept.offset[v, b, t] + passed
-                if model.segment_start.shape[0] > 0:
-                    score += model.segment_start[v, min(b, model.segment_start.shape[1] - 1), s, c]
-                w.source[c, v, i] = score
-    if w.ring.shape[0] == 0:
-        for i in range(min(W, t)):
-            for c in range(C):
-                for f in range(d):
-                    w.window[c, f, i] = kept.g[f, b, t - 1 - i, 0, c]
+        put(m, at.UNIT + v, fill(number(places, at.kept + M.OFFSET, v, b, t)))
 
 
-@part
-def load(rows, ids, b, t, w):
-    """Row t of elements (d, B, t, C) and of ids, into w.y and w.at."""
-    for c in range(w.y.shape[0]):
-        w.y[c] = rows[:, b, t, c]
-        w.at[c] = ids[:, b, t, c]
+@small
+def leave_column(total, reverse, m, at, places, b, s, column, g, y):
+    """From g at s back to alpha at s, or to the start, and to what leads in."""
+    lead, n = lead_in(m, at, places, b, s, column), 1 if s == 0 else at.C
+    if at.by_duration:
+        y = at.Y
+        kept_rows(m, at, places, M.G, at.d, b, s, column, y)
+    kept_ids(m, at, places, M.G_ID, b, s, column)
+    sums = at.INITIAL_SUM if s == 0 else at.LEAD_SUM + column * at.C * at.p
+    for o in range(0, at.blocks * at.R, at.R):
+        if s == 0:
+            total(m, at.ONE, at.NOTHING, at.NOTHING, 0, o + lead, at.SINGLE, 1, at.X, o + at.Y, o + at.IDS)
+            live = reverse(
+                m, o + g, o + at.Y, o + at.IDS, at.ONE, at.ALL_INTO, at.NOTHING, at.NOTHING, 0, o + lead, at.SINGLE, 1,
+                at.X, o + at.OUT, o + at.LIVE,
+            )  # fmt: skip
+        else:
+            live = reverse(
+                m, o + g, o + y, o + at.IDS, at.ALL, at.ALL_INTO, at.NOTHING, at.NOTHING, 0, o + lead, at.LABELS, n,
+                at.X, o + at.OUT, o + at.LIVE,
+            )  # fmt: skip
+        for i in range(n * at.p):
+            out = get(m, o + at.OUT + i) if live != 0 else fill(0.0)
+            put(m, o + at.OUT + i, out)
+            put(m, o + sums + i, get(m, o + sums + i) + out)
+    for v in range(at.p):
+        for previous in range(n):
+            put_row(m, at, places, v, M.EDGE, b, s, column, previous, at.OUT + previous * at.p + v)
 
 
-@part
-def leave(total, reverse, model, algebra, w, work, kept, out, b, s, i, L):
-    """From g at s (place i of the window) back to alpha at s, or to the start."""
-    C, d = w.y.shape
-    columns = w.ring.shape[1]
-    w.alpha_into[:] = 0.0
-    for column in range(max(columns, 1)):
+@small
+def leave(total, reverse, m, at, places, b, s, i, L):
+    """From what came back to g at s (place i of the window) to COTANGENT of alpha at s."""
+    begun = False
+    for column in range(at.columns):
         if s + column + 1 > L:
             break
-        any_ = False
-        for c in range(C):
-            for f in range(d):
-                w.g[c, f] = w.ring[s % w.ring.shape[0], column, c, f] if columns > 0 else w.into[c, f, i]
-                any_ = any_ or w.g[c, f] != 0.0
-                if columns > 0:
-                    w.ring[s % w.ring.shape[0], column, c, f] = 0.0
-        if any_:
-            load(kept.g[:, :, :, column], kept.g_id[:, :, :, column], b, s, w)
-            if s == 0:
-                leave_start(total, reverse, model, algebra, w, work, out, b, column)
-            else:
-                leave_label(reverse, model, w, work, out, b, s, column)
-    for v in range(w.mass.shape[1]):
-        for c in range(C):
-            w.position[v, c] -= w.mass[c, v, i]
-            if out.segment_start.shape[2] > 0:
-                out.segment_start[v, b, s, c] = w.mass[c, v, i]
-
-
-@part
-def leave_start(total, reverse, model, algebra, w, work, out, b, column):
-    """From g at 0 back to the scores of a start."""
-    lead, one, count = starting(model, work, b, column), algebra.one.reshape((1, -1, 1)), work.single_count
-    total(one, 0, 0, work.nothing, lead, 0, work.nothings, work.single, count, work.x, work.rows, w.y, w.at)
-    reverse(
-        w.g, w.y, w.at, one, 0, 0, work.nothing, lead, 0, work.nothings, work.single, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live,
-    )  # fmt: skip
-    for c in range(w.live.shape[0]):
-        if w.live[c]:
-            for v in range(w.out.shape[1]):
-                if out.start.shape[2] > 0:
-                    out.start[v, b, c] += w.out[c, v, 0]
-                if out.edge.shape[2] > 0:
-                    out.edge[v, b, 0, column, 0, c] += w.out[c, v, 0]
-
-
-@part
-def leave_label(reverse, model, w, work, out, b, s, column):
-    """From g at s > 0 back to alpha at s, and to the scores of transitions."""
-    lead, count = leading(model, work, b, s, column), work.label_count
-    reverse(
-        w.g, w.y, w.at, w.alpha, 0, 0, work.nothing, lead, 0, work.nothings, work.labels, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live,
-    )  # fmt: skip
-    C = w.live.shape[0]
-    for c in range(C):
-        if w.live[c]:
-            for v in range(w.out.shape[1]):
-                for previous in range(C):
-                    if out.transition.shape[2] > 0:
-                        out.transition[v, b, previous, c] += w.out[c, v, previous]
-                    if out.duration_transition.shape[2] > 0:
-                        out.duration_transition[v, b, column, previous, c] += w.out[c, v, previous]
-                    if out.edge.shape[2] > 0:
-                        out.edge[v, b, s, column, previous, c] += w.out[c, v, previous]
-
-
-@part
-def ending(model, algebra, w, work, b, t, K):
-    """What the end of a segment at t scores, and how many terms it has; see `elements.read`."""
-    C, p = work.here.shape
-    for c in range(C):
-        work.count[c] = 0
-        for v in range(p):
-            work.here[c, v] = w.prefix[v, c]
-            if model.segment_end.shape[0] > 0:
-                work.here[c, v] += model.segment_end[v, min(b, model.segment_end.shape[1] - 1), t - 1, c]
-            work.bound[c, v] = min(K, t - w.lo[t, v, c] if w.lo.shape[0] > 0 else t)
-            if v < algebra.gates:
-                work.count[c] = max(work.count[c], work.bound[c, v])
-
-
-@part
-def depart(reverse, model, algebra, w, work, kept, out, b, t, i, K, unit):
-    """From alpha at t (cotangent w.alpha_into) back to the sources, the latest at place i of the window."""
-    C, d = w.y.shape
-    for c in range(C):
-        for f in range(d):
-            w.g[c, f] = w.alpha_into[0, f, c]
-    load(kept.alpha, kept.alpha_id, b, t, w)
-    ending(model, algebra, w, work, b, t, K)
-    for c in range(C):
-        for v in range(unit.shape[0]):
-            work.here[c, v] += unit[v] - kept.offset[v, b, t]
-    elements, into, at_element, source, at_source = w.window, w.into, i, w.source, i
-    if w.ring.shape[0] > 0:
-        elements, into, at_element = work.gathered, w.gathered_into, 0
-        w.gathered_into[:] = 0.0
-        for c in range(C):
-            for k in range(work.count[c]):
-                for f in range(d):
-                    work.gathered[c, f, k] = kept.g[f, b, t - 1 - k, k, c]
-    if model.segment.shape[0] > 0:
-        for c in range(C):
-            for v in range(unit.shape[0]):
-                for k in range(work.count[c]):
-                    score = model.segment[v, min(b, model.segment.shape[1] - 1), t - 1 - k, k, c]
-                    work.scores[c, v, k] = w.source[c, v, i + k] + score
-        source, at_source = work.scores, 0
-    reverse(
-        w.g, w.y, w.at, elements, at_element, 1, work.here, source, at_source, model.duration[row(model.duration, b)],
-        work.bound, work.count, work.x, work.rows, into, w.out, w.live,
-    )  # fmt: skip
-    for c in range(C):
-        if w.live[c]:
-            if w.ring.shape[0] > 0:
-                for k in range(work.count[c]):
-                    for f in range(d):
-                        w.ring[(t - 1 - k) % w.ring.shape[0], k, c, f] += w.gathered_into[c, f, k]
-            for v in range(unit.shape[0]):
-                spread(w, out, b, t, c, v, i, work.count[c])
-
-
-@part
-def spread(w, out, b, t, c, v, i, n):
-    """Cotangents of the scores of segments that end at t, to the parts that make them up."""
-    ended = 0.0
-    for k in range(n):
-        ended += w.out[c, v, k]
-        w.mass[c, v, i + k] += w.out[c, v, k]
-    w.position[v, c] += ended
-    if out.segment_end.shape[2] > 0:
-        out.segment_end[v, b, t - 1, c] = ended
-    if out.duration.shape[2] > 0:
-        for k in range(n):
-            out.duration[v, b, k, c] += w.out[c, v, k]
-    if out.segment.shape[2] > 0:
-        for k in range(n):
-            out.segment[v, b, t - 1 - k, k, c] += w.out[c, v, k]
-
-
-@part
-def begin(total, reverse, model, algebra, w, work, kept, out, b, L, cotangent):
-    """From the value back to alpha at the end."""
-    d, C = w.alpha.shape[1], w.alpha.shape[2]
-    final = model.final[row(model.final, b)].reshape((1, -1, C))
-    g, y, at, count = w.g[:1], w.y[:1], w.at[:1], work.count[:1]
-    count[0] = C
-    for f in range(d):
-        g[0, f] = cotangent[f, b] if abs(kept.value[f, b]) < INF else 0.0
-        for c in range(C):
-            w.alpha[0, f, c] = kept.alpha[f, b, L, c]
-    total(w.alpha, 0, 0, work.nothing, final, 0, work.nothings, work.labels, count, work.x, work.rows, y, at)
-    w.alpha_into[:] = 0.0
-    reverse(
-        g, y, at, w.alpha, 0, 0, work.nothing, final, 0, work.nothings, work.labels, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live[:1],
-    )  # fmt: skip
-    if w.live[0] and out.end.shape[2] > 0:
-        for v in range(final.shape[1]):
-            for c in range(C):
-                out.end[v, b, c] += w.out[0, v, c]
+        g = at.RING_INTO + ((s % at.K) * at.columns + column) * at.d if at.by_duration else at.INTO + i * at.d
+        if some(m, at, g):
+            if not begun:
+                kept_rows(m, at, places, M.ALPHA, at.d, b, s, 0, at.ALPHA)
+                spread(m, at, at.ALPHA, at.d, at.ALL)
+                empty_all(m, at)
+                begun = True
+            leave_column(total, reverse, m, at, places, b, s, column, g, at.WINDOW + i * at.d)
+        if at.by_duration:
+            clear(m, at, g, at.d)
+    if begun:
+        collect(m, at)
+    else:
+        clear(m, at, at.COTANGENT, at.d)
+    for v in range(at.p):
+        mass = at.MASS + i * at.p + v
+        for o in range(0, at.blocks * at.R, at.R):
+            put(m, o + at.POSITION + v, get(m, o + at.POSITION + v) - get(m, o + mass))
+        put_row(m, at, places, v, M.OPEN, b, s, 0, 0, mass)
 
 
 @kernel
-def backward(total, reverse, model, algebra, kept, columns, bounded, lengths, first, last, cotangent, out):
+def ending(m, at, places, b, t, bounded):
+    """HERE and BOUND of segments that end at t; see `elements.read_position`."""
+    for v in range(at.p):
+        row(m, at, places, v, M.CLOSE, b, t - 1, 0, 0, at.READ)
+        moved = get(m, at.UNIT + v) - fill(number(places, at.kept + M.OFFSET, v, b, t))
+        for o in range(0, at.blocks * at.R, at.R):
+            put(m, o + at.HERE + v, get(m, o + at.PREFIX + v) + moved + get(m, o + at.READ))
+            lo = get(m, o + at.LOS + t * at.p + v) if bounded else fill(0.0)
+            put(m, o + at.BOUND + v, smaller(fill(float(at.K)), fill(float(t)) - lo))
+
+
+@kernel
+def gather_kept(m, at, places, b, t):
+    """GATHERED, from what a scan kept, and nothing has come back to it."""
+    for k in range(min(at.K, t)):
+        kept_rows(m, at, places, M.G, at.d, b, t - 1 - k, k, at.GATHERED + k * at.d)
+    clear(m, at, at.GATHERED_INTO, at.K * at.d)
+    return at.GATHERED
+
+
+@kernel
+def come_back(m, at, t):
+    """What came back to a gathered window, to where it was gathered from."""
+    for k in range(min(at.K, t)):
+        ring = at.RING_INTO + (((t - 1 - k) % at.K) * at.columns + k) * at.d
+        add(m, at, ring, at.GATHERED_INTO + k * at.d, at.d)
+
+
+@small
+def depart(reverse, m, at, places, b, t, i, bounded):
+    """From COTANGENT of alpha at t back to the sources, the latest at place i of the window."""
+    if not some(m, at, at.COTANGENT):
+        return
+    kept_rows(m, at, places, M.ALPHA, at.d, b, t, 0, at.ALPHA)
+    kept_ids(m, at, places, M.ALPHA_ID, b, t, 0)
+    ending(m, at, places, b, t, bounded)
+    element, into, source = at.WINDOW + i * at.d, at.INTO + i * at.d, at.SOURCE + i * at.p
+    if at.by_duration:
+        element, into = gather_kept(m, at, places, b, t), at.GATHERED_INTO
+    if at.segments:
+        source = score_segments(m, at, places, b, t, source)
+        clear(m, at, at.OUT, at.K * at.p)
+    for o in range(0, at.blocks * at.R, at.R):
+        n = terms(m, at, o)
+        live = reverse(
+            m, o + at.COTANGENT, o + at.ALPHA, o + at.IDS, o + element, o + into, o + at.HERE, o + source, at.p,
+            o + at.DURATION, o + at.BOUND, n, at.X, o + at.OUT, o + at.LIVE,
+        )  # fmt: skip
+        share(m, at, o, i, n if live != 0 else 0)
+    if at.by_duration:
+        come_back(m, at, t)
+    for v in range(at.p):
+        put_row(m, at, places, v, M.CLOSE, b, t - 1, 0, 0, at.HERE + v)
+        for k in range(min(at.K, t) if at.segments else 0):
+            put_row(m, at, places, v, M.SEGMENT, b, t - 1 - k, k, 0, at.OUT + k * at.p + v)
+
+
+@kernel
+def share(m, at, o, i, n):
+    """Cotangents of the scores of segments, to what makes them up; HERE: their sum."""
+    p = at.p
+    for v in range(p):
+        ended = fill(0.0)
+        for k in range(n):
+            out = get(m, o + at.OUT + k * p + v)
+            ended = ended + out
+            put(m, o + at.MASS + (i + k) * p + v, get(m, o + at.MASS + (i + k) * p + v) + out)
+            put(m, o + at.DURATION_SUM + k * p + v, get(m, o + at.DURATION_SUM + k * p + v) + out)
+        put(m, o + at.POSITION + v, get(m, o + at.POSITION + v) + ended)
+        put(m, o + at.HERE + v, ended)
+
+
+@small
+def begin(total, reverse, m, at, places, b, L):
+    """From the value back to COTANGENT of alpha at the end."""
+    kept_rows(m, at, places, M.ALPHA, at.d, b, L, 0, at.ALPHA)
+    spread(m, at, at.ALPHA, at.d, at.ALL)
+    for f in range(at.d):
+        finite = abs(number(places, at.kept + M.VALUE, f, b, 0)) < INF
+        put(m, at.TOTAL_COTANGENT + f, fill(0.0))
+        m[at.TOTAL_COTANGENT + f, 0] = number(places, at.out + at.parts, f, b, 0) if finite else 0.0
+    total(m, at.ALL, at.NOTHING, at.NOTHING, 0, at.FINAL, at.LABELS, at.C, at.X, at.TOTAL, at.TOTAL_IDS)
+    empty_all(m, at)
+    live = reverse(
+        m, at.TOTAL_COTANGENT, at.TOTAL, at.TOTAL_IDS, at.ALL, at.ALL_INTO, at.NOTHING, at.NOTHING, 0, at.FINAL,
+        at.LABELS, at.C, at.X, at.TOTAL_OUT, at.SEEN,
+    )  # fmt: skip
+    collect(m, at)
+    for v in range(at.p):
+        for c in range(at.C):
+            m[(c // LANES) * at.R + at.READ, c % LANES] = m[at.TOTAL_OUT + c * at.p + v, 0] if live != 0 else 0.0
+        put_row(m, at, places, v, M.END, b, 0, 0, 0, at.READ)
+
+
+@kernel
+def put_emission(m, at, places, b, t):
+    """The gradient of emissions at t, and what they score no longer counts."""
+    for v in range(at.p):
+        row(m, at, places, v, M.EMISSION, b, t, 0, 0, at.READ)
+        for o in range(0, at.blocks * at.R, at.R):
+            e = get(m, o + at.READ)
+            put(m, o + at.PREFIX + v, get(m, o + at.PREFIX + v) - where_forbidden(e, fill(0.0), e))
+            put(m, o + at.READ, where_forbidden(e, fill(0.0), get(m, o + at.POSITION + v)))
+        put_row(m, at, places, v, M.EMISSION, b, t, 0, 0, at.READ)
+
+
+@kernel
+def put_sums(m, at, places, b):
+    """The gradients that add up over a sequence."""
+    p = at.p
+    for v in range(p):
+        put_row(m, at, places, v, M.START, b, 0, 0, 0, at.INITIAL_SUM + v)
+        for k in range(at.K):
+            put_row(m, at, places, v, M.DURATION, b, 0, k, 0, at.DURATION_SUM + k * p + v)
+        for c in range(at.C):
+            for k in range(at.columns):
+                put_row(m, at, places, v, M.TRANSITION_BY, b, 0, k, c, at.LEAD_SUM + (k * at.C + c) * p + v)
+            for k in range(1, at.columns):
+                add(m, at, at.LEAD_SUM + c * p + v, at.LEAD_SUM + (k * at.C + c) * p + v, 1)
+            put_row(m, at, places, v, M.TRANSITION, b, 0, 0, c, at.LEAD_SUM + c * p + v)
+
+
+@kernel
+def backward(total, reverse, m, at, places, lengths, bounded, first, last):
     """The gradients of the sequences first .. last - 1."""
-    _, C, p, K = model.duration.shape
-    T, d = kept.alpha.shape[2] - 1, algebra.zero.shape[0]
-    work = workspace(algebra, K, C, p)
     for b in range(first, last):
         L = lengths[b]
-        w = waiting(algebra, K, C, p, columns, T, bounded)
+        clear(m, at, at.COTANGENT, at.LOS - at.COTANGENT)
+        tables(m, at, places, b)
         if bounded:
-            bound_sources(model, w.lo, b, L)
-        begin(total, reverse, model, algebra, w, work, kept, out, b, L, cotangent)
-        filled, unit = L, kept.offset[:, b, L].copy()
-        refill(model, w, kept, b, L, 0, K)
+            bounds(m, at, places, b, L)
+        begin(total, reverse, m, at, places, b, L)
+        filled = L
+        refill(m, at, places, b, L, 0)
         for t in range(L, -1, -1):
             if t < L:
-                for f in range(d):
-                    for c in range(C):
-                        w.alpha[0, f, c] = kept.alpha[f, b, t, c]
-                leave(total, reverse, model, algebra, w, work, kept, out, b, t, filled - 1 - t, L)
+                leave(total, reverse, m, at, places, b, t, filled - 1 - t, L)
             if t == 0:
                 break
-            if filled - t + K > w.window.shape[2]:
-                refill(model, w, kept, b, t, filled - t, K)
-                filled, unit = t, kept.offset[:, b, t].copy()
-            depart(reverse, model, algebra, w, work, kept, out, b, t, filled - t, K, unit)
-            for v in range(p):
-                for c in range(C):
-                    if model.emission.shape[0] > 0:
-                        e = model.emission[v, min(b, model.emission.shape[1] - 1), t - 1, c]
-                        w.prefix[v, c] -= e if e > -INF else 0.0
-                        if out.emission.shape[2] > 0:
-                            out.emission[v, b, t - 1, c] = w.position[v, c] if e > -INF else 0.0
+            if filled - t + at.K > at.window:
+                refill(m, at, places, b, t, filled - t)
+                filled = t
+            depart(reverse, m, at, places, b, t, filled - t, bounded)
+            put_emission(m, at, places, b, t - 1)
+        put_sums(m, at, places, b)
