@@ -92,9 +92,9 @@ class Text:
                 self._statement(n, self.names, self.lines, "")
                 names[n] = self.names[n]
 
-    def loop(self, roots: Sequence[Expr], names: dict[Expr, str], before: Sequence[str] = ()) -> None:
-        """Open a loop over terms: the fields that the roots read, `before`, and what lies below the roots."""
-        self.lines += ["for i in range(n):", *(f"    {line}" for line in before)]
+    def loop(self, roots: Sequence[Expr], names: dict[Expr, str], first: Sequence[str] = ()) -> None:
+        """Open a loop over terms: some lines, then the fields that the roots read and what lies below the roots."""
+        self.lines += ["for i in range(n):", *(f"    {line}" for line in first)]
         for node in list(postorder(roots, names)):
             if node.op == "x":
                 names[node] = f"x{node.attr[0]}"
@@ -178,27 +178,31 @@ def _known(program: Program) -> tuple[dict[Expr, str], list[str]]:
     return names, [f"{kind}{i} = get(m, {row} + {i})" for kind, (n, row) in sizes.items() for i in range(n)]
 
 
-def _term(program: Program) -> tuple[dict[Expr, str], list[str]]:
-    """What a loop over terms reads: elements, potentials, and the largest of those that can forbid a term."""
+def _term(program: Program) -> tuple[dict[Expr, str], list[str], list[str]]:
+    """What a loop over terms reads, by name; lines before it, and in it: elements, potentials, and the largest of those
+    that can forbid a term.
+    """
     d, p = range(program.width), range(program.potentials)
     names = {Expr("a", (), (f,)): f"a{f}" for f in d} | {Expr("w", (), (q,)): f"w{q}" for q in p}
-    lines = [f"a{f} = get(m, element + i * D + {f})" for f in d]
+    before = [f"b{q}, m{q} = get(m, here + {q}), get(m, bound + {q})" for q in p]
+    inside = [f"a{f} = get(m, element + i * D + {f})" for f in d]
     for q in p:
-        score = f"get(m, here + {q}) + (get(m, source + i * step + {q}) + get(m, term + i * P + {q}))"
-        lines.append(f"w{q} = within(i, get(m, bound + {q}), {score})")
+        score = f"b{q} + (get(m, source + i * step + {q}) + get(m, term + i * P + {q}))"
+        inside.append(f"w{q} = within(i, m{q}, {score})")
     gate = "w0"
     for q in range(1, program.gates):
         gate = f"highest({gate}, w{q})"
-    return names, [*lines, f"gate = {gate}"]
+    return names, before, [*inside, f"gate = {gate}"]
 
 
 TERMS = "element, here, source, step, term, bound, n, x"
 
 
 def _act(program: Program) -> Text:
-    names, before = _term(program)
+    names, before, inside = _term(program)
     text = Text(program, names)
-    text.loop(program.act, names, before)
+    text.lines += before
+    text.loop(program.act, names, inside)
     for f, (output, zero) in enumerate(zip(program.act, program.semiring.zero, strict=True)):
         text.lines.append(f"    put(m, x + i * D + {f}, where_forbidden(gate, fill({_number(zero)}), {names[output]}))")
     return text
@@ -217,9 +221,10 @@ def _pull(program: Program) -> Text:
     text = Text(program, known)
     text.lines += lines
     text.reductions([*program.reverse.first, *(n for n in postorder(program.reverse.outputs) if not n.varies)])
-    names, before = _term(program)
+    names, before, inside = _term(program)
     inner = text.names | names
-    text.loop(program.reverse.outputs, inner, before)
+    text.lines += before
+    text.loop(program.reverse.outputs, inner, inside)
     inner = names | {Expr("g", (), (f,)): inner[o] for f, o in enumerate(program.reverse.outputs)}
     text.pointwise(program.act_reverse, inner, text.lines, "    ")
     nothing = "where_forbidden(gate, fill(0.0), {0})"

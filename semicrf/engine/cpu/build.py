@@ -16,18 +16,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from numba import cfunc, float64, int64, void
+from numba import cfunc, int64, void
 
 from semicrf.compile import Program
 from semicrf.compile.cpu import cpu_source
 from semicrf.engine.cpu import lanes, rows, terms, vectors
 from semicrf.engine.cpu.pool import run
+from semicrf.engine.cpu.vectors import DOUBLES
 
-MEMORY = float64[:, ::1]
 SIGNATURES = {
-    "total": void(MEMORY, *[int64] * 10),
-    "reverse": int64(MEMORY, *[int64] * 14),
-    "scale": void(MEMORY, *[int64] * 3),
+    "total": void(DOUBLES, *[int64] * 10),
+    "reverse": int64(DOUBLES, *[int64] * 14),
+    "scale": void(DOUBLES, *[int64] * 3),
 }
 SLOW = 2.0  # seconds after which a compilation says what it is doing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +12,9 @@ from semicrf.compile import Program
 from semicrf.engine.cpu import build
 from semicrf.engine.cpu.build import run_kernel
 from semicrf.engine.cpu.elements import forward
-from semicrf.engine.cpu.elements_map import Map, mapped, memory, places_of
+from semicrf.engine.cpu.elements_map import COLUMNS, mapped, memory
 from semicrf.engine.cpu.elements_vjp import backward
-from semicrf.engine.cpu.places import readable
+from semicrf.engine.cpu.places import places_of, readable
 from semicrf.engine.cpu.pool import groups
 from semicrf.engine.layout import BY_DURATION, PARTS, shared
 from semicrf.engine.reference import State
@@ -31,7 +32,7 @@ def _held(models: Parts) -> Parts:
     return [{n: readable(t.detach()) for n, t in m.items()} for m in models]
 
 
-def _mapped(program: Program, models: Parts, K: int, C: int, *, positions: int = 0, back: bool = False) -> Map:
+def _mapped(program: Program, models: Parts, K: int, C: int, *, positions: int = 0, back: bool = False) -> np.ndarray:
     names = {n for m in models for n in m}
     by_duration, scratch = bool(BY_DURATION & names), build.scratch(program, max(K, C))
     return mapped(program, names, K, C, by_duration=by_duration, scratch=scratch, positions=positions, back=back)
@@ -51,12 +52,13 @@ def scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: in
     """The forward sweep; see `semicrf.engine.reference.scan`."""
     B, models = lengths.shape[0], _held(models)
     at = _mapped(program, models, K, C)
-    state = _empty(program, B, T, C, at.columns) if keep else State.of(torch.empty(program.width, B).double())
+    state = _empty(program, B, T, C, int(at[COLUMNS])) if keep else State.of(torch.empty(program.width, B).double())
     places, rows = places_of(models, state), lengths.numpy()
     total, scale = build.function(program, "total"), build.function(program, "scale")
 
     def task(first: int, last: int) -> None:
-        forward(total, scale, memory(program, at), at, places, rows, keep, first, last)
+        m = memory(program, at)
+        forward(total, scale, *(a.ctypes.data for a in (m, at, places)), rows, keep, first, last)
 
     work = int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(forward, [partial(task, a, b) for a, b in groups(B)], work)
@@ -88,7 +90,8 @@ def scan_vjp(
     total, reverse = build.function(program, "total"), build.function(program, "reverse")
 
     def task(first: int, last: int) -> None:
-        backward(total, reverse, memory(program, at), at, places, rows, bounded, first, last)
+        m = memory(program, at)
+        backward(total, reverse, *(a.ctypes.data for a in (m, at, places)), rows, bounded, first, last)
 
     work = 3 * int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(backward, [partial(task, a, b) for a, b in groups(B)], work)

@@ -22,14 +22,24 @@ from numba.extending import intrinsic, lower_builtin, register_model
 LANES = 8
 
 
-def kernel(function):
-    """The one way in which loops are compiled here: once, whatever literals they are called with; division by zero is a
-    float like any other, not an exception.
+def _once(function, **options):
+    """Compiled once, whatever literals it is called with; division by zero is a float like any other, not an
+    exception.
     """
-    compiled = njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function)
+    compiled = njit(nogil=True, error_model="numpy", boundscheck=False, **options)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
     return compiled
+
+
+def kernel(function):
+    """A loop that Python calls."""
+    return _once(function, cache=True)
+
+
+def inner(function):
+    """What loops call and Python does not: compiled with them, with no entry of its own."""
+    return _once(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 small = njit(inline="always", error_model="numpy", boundscheck=False)

@@ -7,16 +7,29 @@ serves float32 and float64, contiguous or not, and counts no references.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import LANES, instruction, kernel, small
+from semicrf.engine.cpu.lanes import LANES, VECTOR, instruction, inner, lanes, small
+from semicrf.engine.cpu.vectors import get, put
+from semicrf.engine.layout import PARTS
 
 LEADING, BATCH, POSITION, DURATION, PREVIOUS, LABEL = range(1, 7)
 AXES = {"d": LEADING, "B": BATCH, "T": POSITION, "K": DURATION}
+EMISSION, OPEN, CLOSE, SEGMENT, EDGE, REQUIRED, DURATION, TRANSITION, TRANSITION_BY, START, END = range(11)
+NAMES = (
+    "emission", "segment_start", "segment_end", "segment", "edge", "required", "duration", "transition",
+    "duration_transition", "start", "end",
+)  # fmt: skip
+"""Parts, in the order of their places; those of potential q begin at q * len(NAMES)."""
+VALUE, ALPHA, G, OFFSET, ALPHA_ID, G_ID, END_ID = range(7)
+KEPT_AXES = ("dB", "dBTC", "dBTKC", "dBT", "dBTC", "dBTKC", "dB")
+"""What a scan leaves behind (`semicrf.engine.reference.State`); its columns are durations."""
 
 
 def place(tensor: Tensor | None, axes: str) -> list[int]:
@@ -31,6 +44,18 @@ def place(tensor: Tensor | None, axes: str) -> list[int]:
         at = (PREVIOUS if "C" in axes[i + 1 :] else LABEL) if axis == "C" else AXES[axis]
         found[at] = tensor.stride(i) * tensor.element_size() if tensor.shape[i] > 1 else 0
     return found
+
+
+def places_of(
+    models: Sequence[dict[str, Tensor]], kept: Sequence[Tensor], out: dict[str, Tensor] | None = None,
+    cotangent: Tensor | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The places of the parts of every model, of what is kept, of gradients (a potential leads) and the cotangent."""
+    found = [place(m.get(n), PARTS[n]) for m in models for n in NAMES]
+    found += [place(t, axes) for t, axes in zip(kept, KEPT_AXES, strict=True)]
+    found += [place((out or {}).get(n), "d" + PARTS[n]) for n in NAMES]
+    found.append(place(cotangent, "dB"))
+    return np.array(found, np.int64)
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -76,6 +101,38 @@ def _peek(typing_context, address, size):
 
 
 @instruction
+def _doubles(typing_context, address):
+    """Eight float64 at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_pointer(builder, args[0], VECTOR), align=8)
+
+    return lanes(types.int64), codegen
+
+
+@instruction
+def _singles(typing_context, address):
+    """Eight float32 at an address."""
+
+    def codegen(context, builder, signature, args):
+        narrow = ir.VectorType(ir.FloatType(), LANES)
+        return builder.fpext(builder.load(_pointer(builder, args[0], narrow), align=4), VECTOR)
+
+    return lanes(types.int64), codegen
+
+
+@instruction
+def _put_doubles(typing_context, address, values):
+    """Put eight float64 at an address."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[1], _pointer(builder, args[0], VECTOR), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, lanes), codegen
+
+
+@instruction
 def _poke(typing_context, address, value):
     """Put a float64 at an address."""
 
@@ -110,20 +167,20 @@ def _peek_whole(typing_context, address):
 @small
 def given(places, i):
     """Whether there is such a tensor."""
-    return places[i, 7] != 0
+    return places[8 * i + 7] != 0
 
 
 @small
 def where(places, i, leading, b, t, k, previous):
     """The address of a row of labels."""
-    at = places[i, 0] + leading * places[i, 1] + b * places[i, 2]
-    return at + t * places[i, 3] + k * places[i, 4] + previous * places[i, 5]
+    at = places[8 * i + 0] + leading * places[8 * i + 1] + b * places[8 * i + 2]
+    return at + t * places[8 * i + 3] + k * places[8 * i + 4] + previous * places[8 * i + 5]
 
 
 @small
 def number(places, i, leading, b, t):
     """One number, where there are no labels."""
-    return _peek(where(places, i, leading, b, t, 0, 0), places[i, 7])
+    return _peek(where(places, i, leading, b, t, 0, 0), places[8 * i + 7])
 
 
 @small
@@ -138,30 +195,53 @@ def put_whole(places, i, leading, b, t, x):
     _poke_whole(where(places, i, leading, b, t, 0, 0), np.int64(x))
 
 
-@kernel
+@inner
 def read(places, i, address, m, row, block, C):
     """A row of C labels from an address into m[row], eight labels a block."""
-    step, size = places[i, 6], places[i, 7]
-    for c in range(C):
-        m[row + (c // LANES) * block, c % LANES] = _peek(address + c * step, size)
+    step, size = places[8 * i + 6], places[8 * i + 7]
+    for first in range(0, C, LANES):
+        n = min(LANES, C - first)
+        if n == LANES and step == size and size > 1:
+            put(m, row, _doubles(address) if size == 8 else _singles(address))
+        else:
+            for lane in range(n):
+                m[row * LANES + lane] = _peek(address + lane * step, size)
+        address += LANES * step
+        row += block
 
 
-@kernel
+@inner
 def read_whole(places, i, address, m, row, block, C):
     """The same of int64."""
-    for c in range(C):
-        m[row + (c // LANES) * block, c % LANES] = _peek_whole(address + c * places[i, 6])
+    step = places[8 * i + 6]
+    for first in range(0, C, LANES):
+        for lane in range(min(LANES, C - first)):
+            m[row * LANES + lane] = _peek_whole(address + lane * step)
+        address += LANES * step
+        row += block
 
 
-@kernel
+@inner
 def write(places, i, address, m, row, block, C):
     """A row of m to float64 at an address."""
-    for c in range(C):
-        _poke(address + c * places[i, 6], m[row + (c // LANES) * block, c % LANES])
+    step = places[8 * i + 6]
+    for first in range(0, C, LANES):
+        n = min(LANES, C - first)
+        if n == LANES and step == 8:
+            _put_doubles(address, get(m, row))
+        else:
+            for lane in range(n):
+                _poke(address + lane * step, m[row * LANES + lane])
+        address += LANES * step
+        row += block
 
 
-@kernel
+@inner
 def write_whole(places, i, address, m, row, block, C):
     """The same to int64."""
-    for c in range(C):
-        _poke_whole(address + c * places[i, 6], np.int64(m[row + (c // LANES) * block, c % LANES]))
+    step = places[8 * i + 6]
+    for first in range(0, C, LANES):
+        for lane in range(min(LANES, C - first)):
+            _poke_whole(address + lane * step, np.int64(m[row * LANES + lane]))
+        address += LANES * step
+        row += block

@@ -1,6 +1,6 @@
 """What the loops over elements need of vectors besides `lanes`: rows of memory, comparisons, exp and log of every float.
 
-The memory of a run is one array (rows, LANES); a row holds one number of eight labels. Nothing here drops a NaN.
+The memory of a run is rows of LANES float64; a row holds one number of eight labels. Nothing here drops a NaN.
 """
 
 from __future__ import annotations
@@ -18,32 +18,52 @@ from semicrf.engine.cpu.lanes import LANES, instruction, lanes
 INF = math.inf
 
 
-def _row(context, builder, array_type, array, row):
-    """The address of a row of an array (rows, LANES)."""
-    model = context.data_model_manager[array_type]
-    data = builder.extract_value(array, model.get_field_position("data"))
-    return builder.gep(builder.bitcast(data, L.VECTOR.as_pointer()), [row])
+DOUBLES, WHOLES = types.CPointer(types.float64), types.CPointer(types.int64)
+
+
+def _pointer(kind, to):
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], to.as_pointer())
+
+    return kind(types.int64), codegen
+
+
+@instruction
+def doubles(typing_context, address):
+    """The memory at an address: float64 that no one counts references to."""
+    return _pointer(DOUBLES, ir.DoubleType())
+
+
+@instruction
+def wholes(typing_context, address):
+    """The same of int64."""
+    return _pointer(WHOLES, ir.IntType(64))
+
+
+def _row(builder, m, row):
+    """The address of a row of memory."""
+    return builder.gep(builder.bitcast(m, L.VECTOR.as_pointer()), [row])
 
 
 @instruction
 def get(typing_context, m, row):
-    """m[row], all of it."""
+    """Row `row` of memory, all of it."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_row(context, builder, signature.args[0], *args), align=8)
+        return builder.load(_row(builder, *args), align=8)
 
-    return lanes(m, types.int64), codegen
+    return lanes(DOUBLES, types.int64), codegen
 
 
 @instruction
 def put(typing_context, m, row, value):
-    """m[row] = value."""
+    """Put a vector into row `row` of memory."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _row(context, builder, signature.args[0], *args[:2]), align=8)
+        builder.store(args[2], _row(builder, *args[:2]), align=8)
         return context.get_dummy_value()
 
-    return types.void(m, types.int64, lanes), codegen
+    return types.void(DOUBLES, types.int64, lanes), codegen
 
 
 def _is(builder, x, value: float):
