@@ -18,8 +18,11 @@ from semicrf.compile import compiled, dual, evaluate
 from semicrf.engine import reference
 from semicrf.semirings import exp, log, maximum, smallest, top, total
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
+import numba
+
 from semicrf.engine.cpu import build, generic, linear
+from semicrf.engine.cpu.vectors import doubles
 
 inf = math.inf
 
@@ -87,8 +90,22 @@ def test_the_text_says_what_the_definition_says(semiring, n, special):
     starts = np.cumsum([0, *(r.size for r in rows)]).tolist()
     m = np.repeat(np.concatenate([r.ravel() for r in rows])[:, None], 8, 1)
     at = dict(zip(("element", "here", "source", "term", "bound", "x", "y", "ids"), starts, strict=False))
-    call = numba.njit(build._module(program).total)
-    call(m, at["element"], at["here"], at["source"], p, at["term"], at["bound"], n, at["x"], at["y"], at["ids"])
+    total = build.function(program, "total")
+    call = numba.njit(lambda f, m, *rows: f(doubles(m), *rows))
+    call(
+        total,
+        m.ctypes.data,
+        at["element"],
+        at["here"],
+        at["source"],
+        p,
+        at["term"],
+        at["bound"],
+        n,
+        at["x"],
+        at["y"],
+        at["ids"],
+    )
     w = here[:, None] + source + term
     acted = []
     for i in range(n):

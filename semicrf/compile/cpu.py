@@ -127,7 +127,7 @@ class Text:
         fields = [a.attr[0] if a.op == "x" else -1 for a in nodes]
         if fields[0] >= 0 and fields == list(range(fields[0], fields[0] + len(fields))):
             return f"x + {fields[0]}", "D", "1"
-        first = [self._written(a) for a in nodes][0]
+        first, *_ = [self._written(a) for a in nodes]
         return f"x + (D + {first}) * n", "1", "n"
 
     def _lse(self, node: Expr) -> None:

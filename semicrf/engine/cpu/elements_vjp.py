@@ -11,43 +11,21 @@ import numpy as np
 
 from semicrf.engine.cpu import elements_map as M
 from semicrf.engine.cpu import places as P
-from semicrf.engine.cpu.elements import add, bound_sources, clear, lead_in, row, score_segments, spread, tables, terms
-from semicrf.engine.cpu.lanes import LANES, fill, inner, kernel, small, smaller
-from semicrf.engine.cpu.places import given, number, read, read_whole, where, write
+from semicrf.engine.cpu.elements import start_labels, sum_labels
+from semicrf.engine.cpu.elements_kept import bounds, ending, gather_kept, kept_ids, kept_rows, put_row, refill
+from semicrf.engine.cpu.elements_scores import add, clear, lead_in, row, score_segments, spread, tables, terms
+from semicrf.engine.cpu.lanes import LANES, fill, inner, kernel, small
+from semicrf.engine.cpu.places import number
 from semicrf.engine.cpu.vectors import across, any_but, doubles, get, put, where_forbidden, wholes
 
 INF = np.inf
 
 
-@small
-def put_row(m, at, places, v, part, b, t, k, previous, y):
-    """A row of every block into a gradient that is wanted."""
-    i = at[M.GRADIENTS] + part
-    if given(places, i):
-        write(places, i, where(places, i, v, b, t, k, previous), m, y, at[M.BLOCK], at[M.C])
-
-
 @inner
-def kept_rows(m, at, places, which, n, b, t, column, y):
-    """n rows that a scan kept into every block."""
-    for f in range(n):
-        i = at[M.KEPT] + which
-        read(places, i, where(places, i, f, b, t, column, 0), m, y + f, at[M.BLOCK], at[M.C])
-
-
-@inner
-def kept_ids(m, at, places, which, b, t, column):
-    """The choices that a scan kept, into IDS."""
-    for r in range(at[M.CHOICES]):
-        i = at[M.KEPT] + which
-        read_whole(places, i, where(places, i, r, b, t, column, 0), m, at[M.IDS] + r, at[M.BLOCK], at[M.C])
-
-
-@inner
-def some(m, at, y):
+def anything(m, at, y):
     """Whether a cotangent (d rows) of any label is not zero."""
     found = 0
-    for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
         for f in range(at[M.D]):
             found |= any_but(get(m, o + y + f), fill(0.0))
     return found != 0
@@ -72,51 +50,21 @@ def empty_all(m, at):
         put(m, i, fill(0.0))
 
 
-@inner
-def bounds(m, at, places, b, L):
-    """LOS: the first sources of segments that end at each position."""
-    clear(m, at, at[M.LO], at[M.P])
-    for t in range(1, L + 1):
-        for v in range(at[M.P]):
-            bound_sources(m, at, places, v, b, t - 1)
-            for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
-                put(m, o + at[M.LOS] + t * at[M.P] + v, get(m, o + at[M.LO] + v))
-
-
-@inner
-def refill(m, at, places, b, t, done):
-    """Fill the window with the sources t - 1, t - 2, ...; what came back to those that stay keeps its place."""
-    d, p, W = at[M.D], at[M.P], at[M.SOURCES]
-    for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
-        for i in range(W):
-            held = i + done < W and i < at[M.K]
-            for f in range(0 if at[M.BY_DURATION] else d):
-                into = o + at[M.INTO] + i * d + f
-                put(m, into, get(m, into + done * d) if held else fill(0.0))
-            for v in range(p):
-                mass = o + at[M.MASS] + i * p + v
-                put(m, mass, get(m, mass + done * p) if held else fill(0.0))
-    clear(m, at, at[M.PREFIX], p)
-    for i in range(min(W, t)):
-        s = t - 1 - i
-        for v in range(p):
-            row(m, at, places, v, P.EMISSION, b, s, 0, 0, at[M.READ])
-            moved = number(places, at[M.KEPT] + P.OFFSET, v, b, s) - number(places, at[M.KEPT] + P.OFFSET, v, b, t)
-            for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
-                e = get(m, o + at[M.READ])
-                put(m, o + at[M.PREFIX] + v, get(m, o + at[M.PREFIX] + v) + where_forbidden(e, fill(0.0), e))
-            row(m, at, places, v, P.OPEN, b, s, 0, 0, at[M.READ])
-            for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
-                score = fill(moved) + get(m, o + at[M.PREFIX] + v) + get(m, o + at[M.READ])
-                put(m, o + at[M.SOURCE] + i * p + v, score)
-        if not at[M.BY_DURATION]:
-            kept_rows(m, at, places, P.G, d, b, s, 0, at[M.WINDOW] + i * d)
-    clear(m, at, at[M.PREFIX], p)
-    for v in range(p):
-        put(m, at[M.UNIT] + v, fill(number(places, at[M.KEPT] + P.OFFSET, v, b, t)))
+@small
+def reverse_labels(reverse, m, at, g, y, ids, lead, out, live):
+    """The reverse of `elements.sum_labels`, into ALL_INTO."""
+    zero, n = at[M.NOTHING], at[M.LABELS]
+    return reverse(m, g, y, ids, at[M.ALL], at[M.ALL_INTO], zero, zero, 0, lead, n, at[M.C], at[M.X], out, live)
 
 
 @small
+def reverse_start(reverse, m, at, g, y, ids, lead, out, live):
+    """The reverse of `elements.start_labels`; what comes back to the one element is nobody's."""
+    zero, n = at[M.NOTHING], at[M.SINGLE]
+    return reverse(m, g, y, ids, at[M.ONE], at[M.ALL_INTO], zero, zero, 0, lead, n, 1, at[M.X], out, live)
+
+
+@inner
 def leave_column(total, reverse, m, at, places, b, s, column, g, y):
     """From g at s back to alpha at s, or to the start, and to what leads in."""
     lead, n = lead_in(m, at, places, b, s, column), 1 if s == 0 else at[M.C]
@@ -125,36 +73,35 @@ def leave_column(total, reverse, m, at, places, b, s, column, g, y):
         kept_rows(m, at, places, P.G, at[M.D], b, s, column, y)
     kept_ids(m, at, places, P.G_ID, b, s, column)
     sums = at[M.INITIAL_SUM] if s == 0 else at[M.LEAD_SUM] + column * at[M.C] * at[M.P]
-    for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
+        ids, out, live = o + at[M.IDS], o + at[M.OUT], o + at[M.LIVE]
         if s == 0:
-            total(m, at[M.ONE], at[M.NOTHING], at[M.NOTHING], 0, o + lead, at[M.SINGLE], 1, at[M.X], o + at[M.Y], o + at[M.IDS])
-            live = reverse(
-                m, o + g, o + at[M.Y], o + at[M.IDS], at[M.ONE], at[M.ALL_INTO], at[M.NOTHING], at[M.NOTHING], 0, o + lead, at[M.SINGLE], 1,
-                at[M.X], o + at[M.OUT], o + at[M.LIVE],
-            )  # fmt: skip
+            start_labels(total, m, at, o + lead, o + at[M.Y], ids)
+            some = reverse_start(reverse, m, at, o + g, o + at[M.Y], ids, o + lead, out, live)
         else:
-            live = reverse(
-                m, o + g, o + y, o + at[M.IDS], at[M.ALL], at[M.ALL_INTO], at[M.NOTHING], at[M.NOTHING], 0, o + lead, at[M.LABELS], n,
-                at[M.X], o + at[M.OUT], o + at[M.LIVE],
-            )  # fmt: skip
+            some = reverse_labels(reverse, m, at, o + g, o + y, ids, o + lead, out, live)
         for i in range(n * at[M.P]):
-            out = get(m, o + at[M.OUT] + i) if live != 0 else fill(0.0)
-            put(m, o + at[M.OUT] + i, out)
-            put(m, o + sums + i, get(m, o + sums + i) + out)
+            x = get(m, out + i) if some != 0 else fill(0.0)
+            put(m, out + i, x)
+            put(m, o + sums + i, get(m, o + sums + i) + x)
     for v in range(at[M.P]):
         for previous in range(n):
             put_row(m, at, places, v, P.EDGE, b, s, column, previous, at[M.OUT] + previous * at[M.P] + v)
 
 
-@small
+@inner
 def leave(total, reverse, m, at, places, b, s, i, L):
     """From what came back to g at s (place i of the window) to COTANGENT of alpha at s."""
     begun = False
     for column in range(at[M.COLUMNS]):
         if s + column + 1 > L:
             break
-        g = at[M.RING_INTO] + ((s % at[M.K]) * at[M.COLUMNS] + column) * at[M.D] if at[M.BY_DURATION] else at[M.INTO] + i * at[M.D]
-        if some(m, at, g):
+        g = (
+            at[M.RING_INTO] + ((s % at[M.K]) * at[M.COLUMNS] + column) * at[M.D]
+            if at[M.BY_DURATION]
+            else at[M.INTO] + i * at[M.D]
+        )
+        if anything(m, at, g):
             if not begun:
                 kept_rows(m, at, places, P.ALPHA, at[M.D], b, s, 0, at[M.ALPHA])
                 spread(m, at, at[M.ALPHA], at[M.D], at[M.ALL])
@@ -169,30 +116,9 @@ def leave(total, reverse, m, at, places, b, s, i, L):
         clear(m, at, at[M.COTANGENT], at[M.D])
     for v in range(at[M.P]):
         mass = at[M.MASS] + i * at[M.P] + v
-        for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
             put(m, o + at[M.POSITION] + v, get(m, o + at[M.POSITION] + v) - get(m, o + mass))
         put_row(m, at, places, v, P.OPEN, b, s, 0, 0, mass)
-
-
-@inner
-def ending(m, at, places, b, t, bounded):
-    """HERE and BOUND of segments that end at t; see `elements.read_position`."""
-    for v in range(at[M.P]):
-        row(m, at, places, v, P.CLOSE, b, t - 1, 0, 0, at[M.READ])
-        moved = get(m, at[M.UNIT] + v) - fill(number(places, at[M.KEPT] + P.OFFSET, v, b, t))
-        for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
-            put(m, o + at[M.HERE] + v, get(m, o + at[M.PREFIX] + v) + moved + get(m, o + at[M.READ]))
-            lo = get(m, o + at[M.LOS] + t * at[M.P] + v) if bounded else fill(0.0)
-            put(m, o + at[M.BOUND] + v, smaller(fill(float(at[M.K])), fill(float(t)) - lo))
-
-
-@inner
-def gather_kept(m, at, places, b, t):
-    """GATHERED, from what a scan kept, and nothing has come back to it."""
-    for k in range(min(at[M.K], t)):
-        kept_rows(m, at, places, P.G, at[M.D], b, t - 1 - k, k, at[M.GATHERED] + k * at[M.D])
-    clear(m, at, at[M.GATHERED_INTO], at[M.K] * at[M.D])
-    return at[M.GATHERED]
 
 
 @inner
@@ -203,10 +129,10 @@ def come_back(m, at, t):
         add(m, at, ring, at[M.GATHERED_INTO] + k * at[M.D], at[M.D])
 
 
-@small
+@inner
 def depart(reverse, m, at, places, b, t, i, bounded):
     """From COTANGENT of alpha at t back to the sources, the latest at place i of the window."""
-    if not some(m, at, at[M.COTANGENT]):
+    if not anything(m, at, at[M.COTANGENT]):
         return
     kept_rows(m, at, places, P.ALPHA, at[M.D], b, t, 0, at[M.ALPHA])
     kept_ids(m, at, places, P.ALPHA_ID, b, t, 0)
@@ -217,11 +143,11 @@ def depart(reverse, m, at, places, b, t, i, bounded):
     if at[M.SEGMENTS]:
         source = score_segments(m, at, places, b, t, source)
         clear(m, at, at[M.OUT], at[M.K] * at[M.P])
-    for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
         n = terms(m, at, o)
         live = reverse(
-            m, o + at[M.COTANGENT], o + at[M.ALPHA], o + at[M.IDS], o + element, o + into, o + at[M.HERE], o + source, at[M.P],
-            o + at[M.DURATION], o + at[M.BOUND], n, at[M.X], o + at[M.OUT], o + at[M.LIVE],
+            m, o + at[M.COTANGENT], o + at[M.ALPHA], o + at[M.IDS], o + element, o + into, o + at[M.HERE], o + source,
+            at[M.P], o + at[M.DURATION], o + at[M.BOUND], n, at[M.X], o + at[M.OUT], o + at[M.LIVE],
         )  # fmt: skip
         share(m, at, o, i, n if live != 0 else 0)
     if at[M.BY_DURATION]:
@@ -247,7 +173,7 @@ def share(m, at, o, i, n):
         put(m, o + at[M.HERE] + v, ended)
 
 
-@small
+@inner
 def begin(total, reverse, m, at, places, b, L):
     """From the value back to COTANGENT of alpha at the end."""
     kept_rows(m, at, places, P.ALPHA, at[M.D], b, L, 0, at[M.ALPHA])
@@ -255,18 +181,17 @@ def begin(total, reverse, m, at, places, b, L):
     for f in range(at[M.D]):
         finite = abs(number(places, at[M.KEPT] + P.VALUE, f, b, 0)) < INF
         put(m, at[M.TOTAL_COTANGENT] + f, fill(0.0))
-        m[(at[M.TOTAL_COTANGENT] + f) * LANES] = number(places, at[M.GRADIENTS] + at[M.PARTS], f, b, 0) if finite else 0.0
-    total(m, at[M.ALL], at[M.NOTHING], at[M.NOTHING], 0, at[M.FINAL], at[M.LABELS], at[M.C], at[M.X], at[M.TOTAL], at[M.TOTAL_IDS])
+        seed = number(places, at[M.GRADIENTS] + at[M.PARTS], f, b, 0)
+        m[(at[M.TOTAL_COTANGENT] + f) * LANES] = seed if finite else 0.0
+    g, y, ids, out, live = at[M.TOTAL_COTANGENT], at[M.TOTAL], at[M.TOTAL_IDS], at[M.TOTAL_OUT], at[M.TOTAL_LIVE]
+    sum_labels(total, m, at, at[M.FINAL], y, ids)
     empty_all(m, at)
-    live = reverse(
-        m, at[M.TOTAL_COTANGENT], at[M.TOTAL], at[M.TOTAL_IDS], at[M.ALL], at[M.ALL_INTO], at[M.NOTHING], at[M.NOTHING], 0, at[M.FINAL],
-        at[M.LABELS], at[M.C], at[M.X], at[M.TOTAL_OUT], at[M.TOTAL_LIVE],
-    )  # fmt: skip
+    some = reverse_labels(reverse, m, at, g, y, ids, at[M.FINAL], out, live)
     collect(m, at)
     for v in range(at[M.P]):
         for c in range(at[M.C]):
-            out = m[(at[M.TOTAL_OUT] + c * at[M.P] + v) * LANES]
-            m[((c // LANES) * at[M.BLOCK] + at[M.READ]) * LANES + c % LANES] = out if live != 0 else 0.0
+            x = m[(out + c * at[M.P] + v) * LANES]
+            m[((c // LANES) * at[M.BLOCK] + at[M.READ]) * LANES + c % LANES] = x if some != 0 else 0.0
         put_row(m, at, places, v, P.END, b, 0, 0, 0, at[M.READ])
 
 
@@ -275,7 +200,7 @@ def put_emission(m, at, places, b, t):
     """The gradient of emissions at t, and what they score no longer counts."""
     for v in range(at[M.P]):
         row(m, at, places, v, P.EMISSION, b, t, 0, 0, at[M.READ])
-        for o in range(0, at[M.BLOCKS] * at[M.BLOCK], at[M.BLOCK]):
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
             e = get(m, o + at[M.READ])
             put(m, o + at[M.PREFIX] + v, get(m, o + at[M.PREFIX] + v) - where_forbidden(e, fill(0.0), e))
             put(m, o + at[M.READ], where_forbidden(e, fill(0.0), get(m, o + at[M.POSITION] + v)))

@@ -58,7 +58,7 @@ def scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: in
 
     def task(first: int, last: int) -> None:
         m = memory(program, at)
-        forward(total, scale, *(a.ctypes.data for a in (m, at, places)), rows, keep, first, last)
+        forward(total, scale, m.ctypes.data, at.ctypes.data, places.ctypes.data, rows, keep, first, last)
 
     work = int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(forward, [partial(task, a, b) for a, b in groups(B)], work)
@@ -81,9 +81,7 @@ def scan_vjp(
     bounded = _bounded(held)
     at = _mapped(program, held, K, C, positions=T + 1 if bounded else 0, back=True)
     sizes = {"B": B, "T": T, "K": K, "C": C}
-    out = {
-        n: torch.zeros(p, *(sizes[a] for a in PARTS[n]), dtype=torch.float64) for n in set().union(*wanted)
-    }
+    out = {n: torch.zeros(p, *(sizes[a] for a in PARTS[n]), dtype=torch.float64) for n in set().union(*wanted)}
     kept = [s.detach().contiguous() for s in state]
     seed = cotangent.detach().double()
     places, rows = places_of(held, kept, out, seed), lengths.numpy()
@@ -91,10 +89,8 @@ def scan_vjp(
 
     def task(first: int, last: int) -> None:
         m = memory(program, at)
-        backward(total, reverse, *(a.ctypes.data for a in (m, at, places)), rows, bounded, first, last)
+        backward(total, reverse, m.ctypes.data, at.ctypes.data, places.ctypes.data, rows, bounded, first, last)
 
     work = 3 * int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(backward, [partial(task, a, b) for a, b in groups(B)], work)
-    return [
-        {n: shared(out[n][i], m[n]) for n in want} for i, (m, want) in enumerate(zip(models, wanted, strict=True))
-    ]
+    return [{n: shared(out[n][i], m[n]) for n in want} for i, (m, want) in enumerate(zip(models, wanted, strict=True))]

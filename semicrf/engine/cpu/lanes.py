@@ -70,6 +70,7 @@ class _Model(models.PrimitiveModel):
 
 
 def constant(x: float) -> ir.Constant:
+    """One number in every lane."""
     return ir.Constant(VECTOR, [ir.Constant(_double, x)] * LANES)
 
 
@@ -92,6 +93,7 @@ def _address(context, builder, array_type, array, i, j):
 
 
 def call(builder, name, *args):
+    """A function of LLVM's own on whole vectors."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * len(args))
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f64"), args)
 
@@ -289,6 +291,7 @@ def _exp(builder, x):
 
 
 def logarithm(builder, x):
+    """Of a normal positive double; -inf at 0 and below."""
     m, one = _mantissa(builder, x), constant(1.0)
     s = builder.fdiv(builder.fsub(m, one), builder.fadd(m, one))
     series = _polynomial(builder, builder.fmul(s, s), [1.0 / i for i in range(21, 0, -2)])  # of atanh

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import LANES, VECTOR, instruction, inner, lanes, small
+from semicrf.engine.cpu.lanes import LANES, VECTOR, inner, instruction, lanes, small
 from semicrf.engine.cpu.vectors import get, put
 from semicrf.engine.layout import PARTS
 

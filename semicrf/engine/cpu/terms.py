@@ -1,7 +1,7 @@
 """What generated CPU text calls by name: sums over the terms of eight labels at once, and what belongs to a term.
 
-Each agrees with `semicrf.compile.interpret` on every float, infinities included, and keeps every NaN. The terms of a sum
-are rows of memory, `step` apart.
+Each agrees with `semicrf.compile.interpret` on every float, infinities included, and keeps every NaN. The terms of a
+sum are rows of memory, `step` apart.
 """
 
 from __future__ import annotations

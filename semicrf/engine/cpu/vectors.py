@@ -1,4 +1,4 @@
-"""What the loops over elements need of vectors besides `lanes`: rows of memory, comparisons, exp and log of every float.
+"""What the loops over elements need of vectors besides `lanes`: rows of memory, comparisons, exp and log of any float.
 
 The memory of a run is rows of LANES float64; a row holds one number of eight labels. Nothing here drops a NaN.
 """
@@ -102,9 +102,7 @@ anchor = L.pointwise("anchor", 1, lambda b, x: b.select(_finite(b, x), x, L.cons
 
 
 def _finite(builder, x):
-    return builder.and_(
-        builder.fcmp_ordered("<", x, L.constant(INF)), builder.fcmp_ordered(">", x, L.constant(-INF))
-    )
+    return builder.and_(builder.fcmp_ordered("<", x, L.constant(INF)), builder.fcmp_ordered(">", x, L.constant(-INF)))
 
 
 @instruction
@@ -169,9 +167,7 @@ def _exp(builder, x):
 def _log(builder, x):
     tiny = builder.fcmp_ordered("<", x, L.constant(2.0**-1022))
     y = builder.select(tiny, builder.fmul(x, L.constant(2.0**54)), x)
-    value = builder.fsub(
-        L.logarithm(builder, y), builder.select(tiny, L.constant(54 * math.log(2.0)), L.constant(0.0))
-    )
+    value = builder.fsub(L.logarithm(builder, y), builder.select(tiny, L.constant(54 * math.log(2.0)), L.constant(0.0)))
     value = builder.select(_is(builder, x, INF), x, value)
     return builder.select(builder.fcmp_unordered("<", x, L.constant(0.0)), L.constant(math.nan), value)
 
