@@ -13,9 +13,9 @@ from semicrf.engine.cpu.vectors import get, put, where_forbidden
 @inner
 def put_row(m, at, places, v, part, b, t, k, previous, y):
     """A row of every block into a gradient that is wanted."""
-    i = at[M.GRADIENTS] + part
+    i = at[M.GRADIENTS] + v * at[M.PARTS] + part
     if given(places, i):
-        write(places, i, where(places, i, v, b, t, k, previous), m, y, at[M.BLOCK], at[M.C])
+        write(places, i, where(places, i, 0, b, t, k, previous), m, y, at[M.BLOCK], at[M.C])
 
 
 @inner

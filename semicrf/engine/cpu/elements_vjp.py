@@ -181,7 +181,7 @@ def begin(total, reverse, m, at, places, b, L):
     for f in range(at[M.D]):
         finite = abs(number(places, at[M.KEPT] + P.VALUE, f, b, 0)) < INF
         put(m, at[M.TOTAL_COTANGENT] + f, fill(0.0))
-        seed = number(places, at[M.GRADIENTS] + at[M.PARTS], f, b, 0)
+        seed = number(places, at[M.COTANGENTS], f, b, 0)
         m[(at[M.TOTAL_COTANGENT] + f) * LANES] = seed if finite else 0.0
     g, y, ids, out, live = at[M.TOTAL_COTANGENT], at[M.TOTAL], at[M.TOTAL_IDS], at[M.TOTAL_OUT], at[M.TOTAL_LIVE]
     sum_labels(total, m, at, at[M.FINAL], y, ids)

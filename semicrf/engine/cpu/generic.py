@@ -77,11 +77,11 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
     assert program.reverse is not None  # raises here, with the reason, where a semiring has no reverse rule
-    B, p, held = lengths.shape[0], program.potentials, _held(models)
+    B, held = lengths.shape[0], _held(models)
     bounded = _bounded(held)
     at = _mapped(program, held, K, C, positions=T + 1 if bounded else 0, back=True)
     sizes = {"B": B, "T": T, "K": K, "C": C}
-    out = {n: torch.zeros(p, *(sizes[a] for a in PARTS[n]), dtype=torch.float64) for n in set().union(*wanted)}
+    out = [{n: torch.zeros(*(sizes[a] for a in PARTS[n]), dtype=torch.float64) for n in want} for want in wanted]
     kept = [s.detach().contiguous() for s in state]
     seed = cotangent.detach().double()
     places, rows = places_of(held, kept, out, seed), lengths.numpy()
@@ -93,4 +93,4 @@ def scan_vjp(
 
     work = 3 * int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(backward, [partial(task, a, b) for a, b in groups(B)], work)
-    return [{n: shared(out[n][i], m[n]) for n in want} for i, (m, want) in enumerate(zip(models, wanted, strict=True))]
+    return [{n: shared(sums, m[n]) for n, sums in made.items()} for made, m in zip(out, models, strict=True)]

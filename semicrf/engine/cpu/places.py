@@ -47,13 +47,13 @@ def place(tensor: Tensor | None, axes: str) -> list[int]:
 
 
 def places_of(
-    models: Sequence[dict[str, Tensor]], kept: Sequence[Tensor], out: dict[str, Tensor] | None = None,
+    models: Sequence[dict[str, Tensor]], kept: Sequence[Tensor], out: Sequence[dict[str, Tensor]] = (),
     cotangent: Tensor | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """The places of the parts of every model, of what is kept, of gradients (a potential leads) and the cotangent."""
+    """The places of the parts of every model, of what is kept, of their gradients, and of the cotangent."""
     found = [place(m.get(n), PARTS[n]) for m in models for n in NAMES]
     found += [place(t, axes) for t, axes in zip(kept, KEPT_AXES, strict=True)]
-    found += [place((out or {}).get(n), "d" + PARTS[n]) for n in NAMES]
+    found += [place(m.get(n), PARTS[n]) for m in out for n in NAMES]
     found.append(place(cotangent, "dB"))
     return np.array(found, np.int64)
 
