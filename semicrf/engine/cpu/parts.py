@@ -16,7 +16,8 @@ from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import instruction, kernel, small
+from semicrf.engine.cpu.lanes import instruction
+from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.layout import MASKS
 
 NAMES = ("emission", "segment_start", "segment_end", "duration", "transition", "start", "end", "required")
@@ -190,10 +191,9 @@ def _mark(job, p, b, i, out, j, scratch):
                 out[j, c] = 0.0
 
 
-@kernel
-def forbids_more(job, T, m):
-    """Whether model m forbids anything that the weight allows."""
-    rows = np.zeros((2, job.C))
+@entry
+def forbids_more(job, T, m, rows):
+    """Whether model m forbids anything that the weight allows; rows (2, C): scratch."""
     for b in range(job.lengths.shape[0]):
         for p, n in (
             (EMISSION, T),
