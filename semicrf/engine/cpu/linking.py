@@ -53,7 +53,8 @@ class _PartLowering(NativeLowering):
         state.flags.no_compile = True
         super().run_pass(state)
         made = state["cr"]
-        name = [].pop  # numba knows what it compiled by a built-in function, and this one is new and always raises
+        # numba names what it compiled by a built-in function, which it calls with (self, args, kws); this one raises.
+        name = f"{{{made.fndesc.qualname}, which is a part of a loop: Python cannot call it".format
         state.targetctx.insert_user_function(name, made.fndesc, [state.library])
         state["cr"] = made._replace(cfunc=name)
         return True
