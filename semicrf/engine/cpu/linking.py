@@ -53,8 +53,8 @@ class _PartLowering(NativeLowering):
         state.flags.no_compile = True
         super().run_pass(state)
         made = state["cr"]
-        # numba names what it compiled by a built-in function, which it calls with (self, args, kws); this one raises.
-        name = f"{{{made.fndesc.qualname}, which is a part of a loop: Python cannot call it".format
+        # numba names what it compiled by a built-in function, which Python calls; this one raises KeyError, and says so
+        name = f"{{{state.func_id.func_name} is a part of the loops and not for Python}}".format
         state.targetctx.insert_user_function(name, made.fndesc, [state.library])
         state["cr"] = made._replace(cfunc=name)
         return True
