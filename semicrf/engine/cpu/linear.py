@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -16,6 +15,7 @@ from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.build import run_kernel
 from semicrf.engine.cpu.linking import collector_off
 from semicrf.engine.cpu.pool import groups
+from semicrf.engine.cpu.pool import run as in_threads
 from semicrf.engine.cpu.runs import Pull, Rows, Totals, room, run
 from semicrf.engine.layout import MASKS, UNFACTORED, shared
 from semicrf.engine.reference import State
@@ -67,8 +67,11 @@ NO_PULL = Pull(np.zeros((0, 8, 2), np.int64), np.zeros((0, 0)), np.zeros((0, 0))
 
 def _start(tasks: list[Callable[[], None]], work: int) -> None:
     """Run tasks; the first of a process load the loops, or compile them."""
-    with nullcontext() if run.signatures else collector_off():
-        run_kernel(run, tasks, work)
+    if run.overloads:
+        in_threads(tasks, work)
+    else:
+        with collector_off():
+            run_kernel(run, tasks, work)
 
 
 def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int, b1: int) -> None:

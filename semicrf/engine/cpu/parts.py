@@ -56,6 +56,8 @@ def described(models: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
     for m, parts in enumerate(models):
         for name, t in parts.items():
             size, strides = t.element_size(), t.stride()
+            if t.numel() > 1 and not any(strides) and not t.flatten()[0]:
+                continue  # one zero, expanded: no score, wanted for its gradient alone
             batch = strides[0] * size if t.shape[0] > 1 else 0
             row = strides[1] * size if t.dim() == 3 else 0
             table[m, NAMES.index(name)] = (t.data_ptr(), batch, row, strides[-1] * size, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
@@ -246,4 +247,5 @@ def room(job: P.Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Memory for one run: of the sweep, of counts, and whole numbers."""
     at = mapped.py_func(job.K, job.C, job.payload)
     rows = counts.summed.py_func(job.K, job.C).rows if job.reversed else 0
-    return np.empty((at.rows, at.width)), np.empty((rows, at.width)), np.empty(NUMBERS, np.int64)
+    m = torch.empty((at.rows + rows, at.width), dtype=torch.float64).numpy()  # unlike numpy's, in line with the cache
+    return m[: at.rows], m[at.rows :], np.empty(NUMBERS, np.int64)
