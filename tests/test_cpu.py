@@ -138,6 +138,17 @@ def test_threads_change_no_bit():
     assert_same_bits_on_threads(lambda: run(Entropy, parts, torch.tensor([400, 371]), size, "cpu"))
 
 
+def test_a_part_of_the_loops_refuses_to_run_alone():
+    """It is compiled without a wrapper for Python: a call must not end at an address of nothing."""
+    from semicrf.engine.cpu.counts import summed
+    from semicrf.engine.cpu.sweep import dyadic
+
+    with pytest.raises(KeyError, match="dyadic is a part"):
+        dyadic(1.0)
+    with pytest.raises(KeyError, match="summed is a part"):
+        summed(3, 2)
+
+
 def test_the_form_is_read_off_the_functions():
     assert loglinear(compiled(Max)) is None
     form = loglinear(compiled(KL))

@@ -20,7 +20,7 @@ from numba import cfunc, int64, void
 
 from semicrf.compile import Program
 from semicrf.compile.cpu import cpu_source
-from semicrf.engine.cpu import lanes, rows, terms, vectors
+from semicrf.engine.cpu import lanes, linking, rows, terms, vectors
 from semicrf.engine.cpu.pool import run
 from semicrf.engine.cpu.vectors import DOUBLES
 
@@ -31,7 +31,8 @@ SIGNATURES = {
 }
 SLOW = 2.0  # seconds after which a compilation says what it is doing
 
-HEAD = """from semicrf.engine.cpu.lanes import fill, small
+HEAD = """from semicrf.engine.cpu.lanes import fill
+from semicrf.engine.cpu.linking import small
 from semicrf.engine.cpu.terms import INF, NAN, atleast, best, exceeds, hit, largest, lse, within
 from semicrf.engine.cpu.vectors import (
     any_but, exp, get, highest, log, lower, put, ratio, surprisal, upper, weigh, where_equal, where_forbidden,
@@ -72,7 +73,7 @@ def _temporary() -> Path:
 def _written(program: Program) -> Path:
     """The file with this text; its name is a digest of all that is compiled into it, so it never changes."""
     text = module_text(program)
-    inlined = "".join(Path(m.__file__ or "").read_text() for m in (lanes, terms, vectors))
+    inlined = "".join(Path(m.__file__ or "").read_text() for m in (lanes, linking, terms, vectors))
     digest = hashlib.sha256((text + inlined).encode()).hexdigest()[:16]
     name = "".join(c if c.isalnum() else "_" for c in program.name)
     path = _folder() / f"{name}_{digest}.py"

@@ -24,7 +24,8 @@ from semicrf.engine.cpu.elements_scores import (
     tables,
     terms,
 )
-from semicrf.engine.cpu.lanes import LANES, fill, inner, kernel, small
+from semicrf.engine.cpu.lanes import LANES, fill
+from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.places import put_number, put_whole, where, write, write_whole
 from semicrf.engine.cpu.vectors import doubles, get, peak, put, wholes
 
@@ -43,7 +44,7 @@ def start_labels(total, m, at, lead, y, ids):
     total(m, at[M.ONE], at[M.NOTHING], at[M.NOTHING], 0, lead, at[M.SINGLE], 1, at[M.X], y, ids)
 
 
-@inner
+@kernel
 def make_room(m, at):
     """Move the window to the end of its memory, and count prefixes and offsets from here: where it begins."""
     K, d, p = at[M.K], at[M.D], at[M.P]
@@ -63,7 +64,7 @@ def make_room(m, at):
     return to
 
 
-@inner
+@kernel
 def keep_rows(m, at, places, element, ids, b, t, column, y):
     """Keep an element of every label, and its choices."""
     for f in range(at[M.D]):
@@ -74,7 +75,7 @@ def keep_rows(m, at, places, element, ids, b, t, column, y):
         write_whole(places, i, where(places, i, r, b, t, column, 0), m, at[M.IDS] + r, at[M.BLOCK], at[M.C])
 
 
-@inner
+@kernel
 def push(total, m, at, places, keep, b, s, first, L):
     """Put what leads on from s into the window, which begins at `first`: where it then begins."""
     if first == 0:
@@ -106,7 +107,7 @@ def push(total, m, at, places, keep, b, s, first, L):
     return first
 
 
-@inner
+@kernel
 def gather(m, at, s):
     """GATHERED: the window where what leads in depends on the duration."""
     for o in range(0, at[M.ENDS], at[M.BLOCK]):
@@ -117,7 +118,7 @@ def gather(m, at, s):
     return at[M.GATHERED]
 
 
-@inner
+@kernel
 def levels(m, at):
     """BY: what brings the elements in Y to level 0; offsets follow."""
     moved = False
@@ -133,7 +134,7 @@ def levels(m, at):
     return moved
 
 
-@inner
+@kernel
 def arrive(total, scale, m, at, places, keep, b, s, first):
     """ALPHA at s + 1, in units of its own level, and ALL."""
     read_position(m, at, places, b, s)
@@ -161,7 +162,7 @@ def arrive(total, scale, m, at, places, keep, b, s, first):
             put_number(places, at[M.KEPT] + P.OFFSET, v, b, s + 1, level)
 
 
-@inner
+@kernel
 def finish(total, scale, m, at, places, keep, b):
     """The sum over final labels, in absolute terms."""
     sum_labels(total, m, at, at[M.FINAL], at[M.TOTAL], at[M.TOTAL_IDS])
@@ -175,7 +176,7 @@ def finish(total, scale, m, at, places, keep, b):
             put_whole(places, at[M.KEPT] + P.END_ID, r, b, 0, m[(at[M.TOTAL_IDS] + r) * LANES])
 
 
-@kernel
+@entry
 def forward(total, scale, memory, map_, places_, lengths, keep, first, last):
     """The sequences first .. last - 1: values, and what is kept; memory, map and places by their addresses."""
     m, at, places = doubles(memory), wholes(map_), wholes(places_)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from semicrf.engine.cpu import elements_map as M
 from semicrf.engine.cpu import places as P
 from semicrf.engine.cpu.elements_scores import bound_sources, clear, row
-from semicrf.engine.cpu.lanes import fill, inner, smaller
+from semicrf.engine.cpu.lanes import fill, smaller
+from semicrf.engine.cpu.linking import kernel
 from semicrf.engine.cpu.places import given, number, read, read_whole, where, write
 from semicrf.engine.cpu.vectors import get, put, where_forbidden
 
 
-@inner
+@kernel
 def put_row(m, at, places, v, part, b, t, k, previous, y):
     """A row of every block into a gradient that is wanted."""
     i = at[M.GRADIENTS] + v * at[M.PARTS] + part
@@ -18,7 +19,7 @@ def put_row(m, at, places, v, part, b, t, k, previous, y):
         write(places, i, where(places, i, 0, b, t, k, previous), m, y, at[M.BLOCK], at[M.C])
 
 
-@inner
+@kernel
 def kept_rows(m, at, places, which, n, b, t, column, y):
     """n rows that a scan kept into every block."""
     for f in range(n):
@@ -26,7 +27,7 @@ def kept_rows(m, at, places, which, n, b, t, column, y):
         read(places, i, where(places, i, f, b, t, column, 0), m, y + f, at[M.BLOCK], at[M.C])
 
 
-@inner
+@kernel
 def kept_ids(m, at, places, which, b, t, column):
     """The choices that a scan kept, into IDS."""
     for r in range(at[M.CHOICES]):
@@ -34,7 +35,7 @@ def kept_ids(m, at, places, which, b, t, column):
         read_whole(places, i, where(places, i, r, b, t, column, 0), m, at[M.IDS] + r, at[M.BLOCK], at[M.C])
 
 
-@inner
+@kernel
 def bounds(m, at, places, b, L):
     """LOS: the first sources of segments that end at each position."""
     clear(m, at, at[M.LO], at[M.P])
@@ -45,7 +46,7 @@ def bounds(m, at, places, b, L):
                 put(m, o + at[M.LOS] + t * at[M.P] + v, get(m, o + at[M.LO] + v))
 
 
-@inner
+@kernel
 def refill(m, at, places, b, t, done):
     """Fill the window with the sources t - 1, t - 2, ...; what came back to those that stay keeps its place."""
     d, p, W = at[M.D], at[M.P], at[M.SOURCES]
@@ -78,7 +79,7 @@ def refill(m, at, places, b, t, done):
         put(m, at[M.UNIT] + v, fill(number(places, at[M.KEPT] + P.OFFSET, v, b, t)))
 
 
-@inner
+@kernel
 def ending(m, at, places, b, t, bounded):
     """HERE and BOUND of segments that end at t; see `elements.read_position`."""
     for v in range(at[M.P]):
@@ -90,7 +91,7 @@ def ending(m, at, places, b, t, bounded):
             put(m, o + at[M.BOUND] + v, smaller(fill(float(at[M.K])), fill(float(t)) - lo))
 
 
-@inner
+@kernel
 def gather_kept(m, at, places, b, t):
     """GATHERED, from what a scan kept, and nothing has come back to it."""
     for k in range(min(at[M.K], t)):

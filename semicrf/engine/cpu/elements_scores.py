@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from semicrf.engine.cpu import elements_map as M
 from semicrf.engine.cpu import places as P
-from semicrf.engine.cpu.lanes import LANES, fill, inner, larger, small, smaller
+from semicrf.engine.cpu.lanes import LANES, fill, larger, smaller
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.places import given, number, read, where
 from semicrf.engine.cpu.vectors import get, peak, put, where_forbidden
 
 NEVER = 2.0**60  # the first source of a label that there is not
 
 
-@inner
+@kernel
 def clear(m, at, row, n):
     """n rows of zeros in every block."""
     for o in range(0, at[M.ENDS], at[M.BLOCK]):
@@ -19,7 +20,7 @@ def clear(m, at, row, n):
             put(m, o + i, fill(0.0))
 
 
-@inner
+@kernel
 def add(m, at, row, by, n):
     """n rows added to others in every block."""
     for o in range(0, at[M.ENDS], at[M.BLOCK]):
@@ -27,7 +28,7 @@ def add(m, at, row, by, n):
             put(m, o + row + i, get(m, o + row + i) + get(m, o + by + i))
 
 
-@inner
+@kernel
 def spread(m, at, row, n, to):
     """n rows of labels as rows that all lanes share: to + c n of label c."""
     for first in range(0, at[M.C], LANES):
@@ -38,7 +39,7 @@ def spread(m, at, row, n, to):
         to += LANES * n
 
 
-@inner
+@kernel
 def row(m, at, places, v, part, b, t, k, previous, to):
     """A row of a part of potential v into every block; zeros where there is no such part."""
     i = v * at[M.PARTS] + part
@@ -48,7 +49,7 @@ def row(m, at, places, v, part, b, t, k, previous, to):
         clear(m, at, to, 1)
 
 
-@inner
+@kernel
 def tables(m, at, places, b):
     """What a sequence reads at every position."""
     for v in range(at[M.P]):
@@ -66,7 +67,7 @@ def tables(m, at, places, b):
     spread(m, at, at[M.HERE], at[M.P], at[M.FINAL])
 
 
-@inner
+@kernel
 def begin(m, at):
     """Where a sequence starts."""
     for o in range(0, at[M.ENDS], at[M.BLOCK]):
@@ -82,7 +83,7 @@ def begin(m, at):
         put(m, at[M.ORIGIN] + v, fill(0.0))
 
 
-@inner
+@kernel
 def lead_in(m, at, places, b, s, column):
     """The row where what leads into a segment that starts at s begins, edges included."""
     lead = at[M.INITIAL] if s == 0 else at[M.LEAD] + column * at[M.C] * at[M.P]
@@ -96,7 +97,7 @@ def lead_in(m, at, places, b, s, column):
     return at[M.EDGED]
 
 
-@inner
+@kernel
 def bound_sources(m, at, places, v, b, s):
     """Move LO to s + 1 where a label is forbidden at s, to s where a segment must start there; READ: emissions, 0 where
     forbidden.
@@ -112,7 +113,7 @@ def bound_sources(m, at, places, v, b, s):
         put(m, o + at[M.READ], where_forbidden(e, fill(0.0), e))
 
 
-@inner
+@kernel
 def read_position(m, at, places, b, s):
     """HERE and BOUND of segments that end after s."""
     for v in range(at[M.P]):
@@ -137,7 +138,7 @@ def terms(m, at, o):
     return int(n)
 
 
-@inner
+@kernel
 def score_segments(m, at, places, b, t, source):
     """SCORES: what belongs to each source, with the scores of whole segments that end at t."""
     most = 0

@@ -14,14 +14,15 @@ from semicrf.engine.cpu import places as P
 from semicrf.engine.cpu.elements import start_labels, sum_labels
 from semicrf.engine.cpu.elements_kept import bounds, ending, gather_kept, kept_ids, kept_rows, put_row, refill
 from semicrf.engine.cpu.elements_scores import add, clear, lead_in, row, score_segments, spread, tables, terms
-from semicrf.engine.cpu.lanes import LANES, fill, inner, kernel, small
+from semicrf.engine.cpu.lanes import LANES, fill
+from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.places import number
 from semicrf.engine.cpu.vectors import across, any_but, doubles, get, put, where_forbidden, wholes
 
 INF = np.inf
 
 
-@inner
+@kernel
 def anything(m, at, y):
     """Whether a cotangent (d rows) of any label is not zero."""
     found = 0
@@ -31,7 +32,7 @@ def anything(m, at, y):
     return found != 0
 
 
-@inner
+@kernel
 def collect(m, at):
     """COTANGENT: what came back to each previous label."""
     row, into, d = at[M.COTANGENT], at[M.ALL_INTO], at[M.D]
@@ -43,7 +44,7 @@ def collect(m, at):
         into += LANES * d
 
 
-@inner
+@kernel
 def empty_all(m, at):
     """Nothing has come back to previous labels."""
     for i in range(at[M.ALL_INTO], at[M.ALL_INTO] + at[M.C] * at[M.D]):
@@ -64,7 +65,7 @@ def reverse_start(reverse, m, at, g, y, ids, lead, out, live):
     return reverse(m, g, y, ids, at[M.ONE], at[M.ALL_INTO], zero, zero, 0, lead, n, 1, at[M.X], out, live)
 
 
-@inner
+@kernel
 def leave_column(total, reverse, m, at, places, b, s, column, g, y):
     """From g at s back to alpha at s, or to the start, and to what leads in."""
     lead, n = lead_in(m, at, places, b, s, column), 1 if s == 0 else at[M.C]
@@ -89,7 +90,7 @@ def leave_column(total, reverse, m, at, places, b, s, column, g, y):
             put_row(m, at, places, v, P.EDGE, b, s, column, previous, at[M.OUT] + previous * at[M.P] + v)
 
 
-@inner
+@kernel
 def leave(total, reverse, m, at, places, b, s, i, L):
     """From what came back to g at s (place i of the window) to COTANGENT of alpha at s."""
     begun = False
@@ -121,7 +122,7 @@ def leave(total, reverse, m, at, places, b, s, i, L):
         put_row(m, at, places, v, P.OPEN, b, s, 0, 0, mass)
 
 
-@inner
+@kernel
 def come_back(m, at, t):
     """What came back to a gathered window, to where it was gathered from."""
     for k in range(min(at[M.K], t)):
@@ -129,7 +130,7 @@ def come_back(m, at, t):
         add(m, at, ring, at[M.GATHERED_INTO] + k * at[M.D], at[M.D])
 
 
-@inner
+@kernel
 def depart(reverse, m, at, places, b, t, i, bounded):
     """From COTANGENT of alpha at t back to the sources, the latest at place i of the window."""
     if not anything(m, at, at[M.COTANGENT]):
@@ -158,7 +159,7 @@ def depart(reverse, m, at, places, b, t, i, bounded):
             put_row(m, at, places, v, P.SEGMENT, b, t - 1 - k, k, 0, at[M.OUT] + k * at[M.P] + v)
 
 
-@inner
+@kernel
 def share(m, at, o, i, n):
     """Cotangents of the scores of segments, to what makes them up; HERE: their sum."""
     p = at[M.P]
@@ -173,7 +174,7 @@ def share(m, at, o, i, n):
         put(m, o + at[M.HERE] + v, ended)
 
 
-@inner
+@kernel
 def begin(total, reverse, m, at, places, b, L):
     """From the value back to COTANGENT of alpha at the end."""
     kept_rows(m, at, places, P.ALPHA, at[M.D], b, L, 0, at[M.ALPHA])
@@ -195,7 +196,7 @@ def begin(total, reverse, m, at, places, b, L):
         put_row(m, at, places, v, P.END, b, 0, 0, 0, at[M.READ])
 
 
-@inner
+@kernel
 def put_emission(m, at, places, b, t):
     """The gradient of emissions at t, and what they score no longer counts."""
     for v in range(at[M.P]):
@@ -207,7 +208,7 @@ def put_emission(m, at, places, b, t):
         put_row(m, at, places, v, P.EMISSION, b, t, 0, 0, at[M.READ])
 
 
-@inner
+@kernel
 def put_sums(m, at, places, b):
     """The gradients that add up over a sequence."""
     p = at[M.P]
@@ -223,7 +224,7 @@ def put_sums(m, at, places, b):
             put_row(m, at, places, v, P.TRANSITION, b, 0, 0, c, at[M.LEAD_SUM] + c * p + v)
 
 
-@kernel
+@entry
 def backward(total, reverse, memory, map_, places_, lengths, bounded, first, last):
     """The gradients of the sequences first .. last - 1; memory, map and places by their addresses."""
     m, at, places = doubles(memory), wholes(map_), wholes(places_)

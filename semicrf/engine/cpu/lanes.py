@@ -13,7 +13,7 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global
@@ -21,29 +21,6 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 LANES = 8
 
-
-def _once(function, **options):
-    """Compiled once, whatever literals it is called with; division by zero is a float like any other, not an
-    exception.
-    """
-    compiled = njit(nogil=True, error_model="numpy", boundscheck=False, **options)(function)
-    template = compiled.get_call_template
-    compiled.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
-    return compiled
-
-
-def kernel(function):
-    """A loop that Python calls."""
-    return _once(function, cache=True)
-
-
-def inner(function):
-    """What loops call and Python does not: compiled with them, with no entry of its own."""
-    return _once(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-small = njit(inline="always", error_model="numpy", boundscheck=False)
-"""For what is part of a loop."""
 
 instruction: Any = intrinsic
 """An intrinsic, called without its first parameter, which numba passes: no checker of types knows that."""

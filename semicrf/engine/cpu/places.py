@@ -15,7 +15,8 @@ from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import LANES, VECTOR, inner, instruction, lanes, small
+from semicrf.engine.cpu.lanes import LANES, VECTOR, instruction, lanes
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.vectors import get, put
 from semicrf.engine.layout import PARTS
 
@@ -195,7 +196,7 @@ def put_whole(places, i, leading, b, t, x):
     _poke_whole(where(places, i, leading, b, t, 0, 0), np.int64(x))
 
 
-@inner
+@kernel
 def read(places, i, address, m, row, block, C):
     """A row of C labels from an address into m[row], eight labels a block."""
     step, size = places[8 * i + 6], places[8 * i + 7]
@@ -210,7 +211,7 @@ def read(places, i, address, m, row, block, C):
         row += block
 
 
-@inner
+@kernel
 def read_whole(places, i, address, m, row, block, C):
     """The same of int64."""
     step = places[8 * i + 6]
@@ -221,7 +222,7 @@ def read_whole(places, i, address, m, row, block, C):
         row += block
 
 
-@inner
+@kernel
 def write(places, i, address, m, row, block, C):
     """A row of m to float64 at an address."""
     step = places[8 * i + 6]
@@ -236,7 +237,7 @@ def write(places, i, address, m, row, block, C):
         row += block
 
 
-@inner
+@kernel
 def write_whole(places, i, address, m, row, block, C):
     """The same to int64."""
     step = places[8 * i + 6]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from semicrf.engine.cpu.lanes import fill, small
+from semicrf.engine.cpu.lanes import fill
+from semicrf.engine.cpu.linking import small
 from semicrf.engine.cpu.vectors import (
     anchor,
     any_above,
