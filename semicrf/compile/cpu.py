@@ -35,7 +35,6 @@ class Text:
         self.lines: list[str] = []
         self.fresh = 0
         self.rows = 0  # of scratch, for every term
-        self.lists = 0
         self.slots: dict[Expr, int] = {}  # the first of the places of each choice
         for i, where in enumerate(stored_ids(program.sum)):
             self.slots.setdefault(where.args[0], i)
@@ -146,11 +145,11 @@ class Text:
         else:
             fields = tuple(a.attr[0] if a.op == "x" else -1 for a in node.args)
             ordered = any(fields == run[: len(fields)] for run in self.program.descending)
-            lists = f"x + TERM_ROWS * n + {self.lists}"
-            self.lists += 2 * k
+            lists = f"lists{slot}"
+            self.lines.append(f"{lists} = local({2 * k})")
             self.lines.append(f"best(m, {first}, {step}, {aside}, {len(fields)}, n, {k}, {ordered}, {lists})")
             for r in range(k):
-                self.lines.append(f"{name}_{r}, id{slot + r} = get(m, {lists} + {r}), get(m, {lists} + {k + r})")
+                self.lines.append(f"{name}_{r}, id{slot + r} = get({lists}, {r}), get({lists}, {k + r})")
         self.lines += [f"put(m, ids + {slot + r}, id{slot + r})" for r in range(k)]
 
     def _top(self, node: Expr, names: dict[Expr, str], lines: list[str], indent: str) -> None:
@@ -261,16 +260,16 @@ FUNCTIONS = {
 
 def cpu_source(program: Program) -> str:
     """The generated module for the CPU; a function a semiring lacks says why, when it is called."""
-    made, rows, lists = [], 0, 0
+    made, rows = [], 0
     for name, (write, parameters, doc) in FUNCTIONS.items():
         try:
             text = write(program)
-            lines, rows, lists = text.lines, max(rows, text.rows), max(lists, text.lists)
+            lines, rows = text.lines, max(rows, text.rows)
         except SemiringError as error:
             lines, doc = ["raise NotImplementedError"], f"Not defined: {error}"
         made += ["", "", f"def {name}({parameters}):", f'    """{doc}"""', *(f"    {line}" for line in lines)]
     head = [f'"""{program.key}: generated from the text of the semiring; do not edit."""', ""]
     head += [f"D, P, IDS = {program.width}, {program.potentials}, {program.ids}  # scalars, potentials, choices"]
     head += [f"ZERO = ({', '.join(_number(z) for z in program.semiring.zero)},)"]
-    head += [f"TERM_ROWS, LIST_ROWS = {program.width + rows}, {lists}  # of x: for every term, and beside"]
+    head += [f"TERM_ROWS = {program.width + rows}  # of x, for every term"]
     return "\n".join([*head, *made]) + "\n"

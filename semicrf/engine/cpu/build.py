@@ -35,7 +35,7 @@ HEAD = """from semicrf.engine.cpu.lanes import fill
 from semicrf.engine.cpu.linking import small
 from semicrf.engine.cpu.terms import INF, NAN, atleast, best, exceeds, hit, largest, lse, within
 from semicrf.engine.cpu.vectors import (
-    any_but, exp, get, highest, log, lower, put, ratio, surprisal, upper, weigh, where_equal, where_forbidden,
+    any_but, exp, get, highest, local, log, lower, put, ratio, surprisal, upper, weigh, where_equal, where_forbidden,
 )
 
 """
@@ -111,8 +111,7 @@ def function(program: Program, name: str) -> Any:
 
 def scratch(program: Program, n: int) -> int:
     """Rows of scratch that its functions take for a sum of n terms."""
-    module = _module(program)
-    return module.TERM_ROWS * n + module.LIST_ROWS
+    return _module(program).TERM_ROWS * n
 
 
 class Announced:

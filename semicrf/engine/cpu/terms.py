@@ -75,38 +75,38 @@ def largest(m, first, step, n):
 
 
 @small
-def insert(m, x, place, k, lists):
+def insert(lists, x, place, k):
     """Into descending lists, after their equals: k rows of values, then k of places."""
     for r in range(k - 1, -1, -1):
-        held, at = get(m, lists + r), get(m, lists + k + r)
+        held, at = get(lists, r), get(lists, k + r)
         value, where = where_above(x, held, x, held), where_above(x, held, place, at)
         if r > 0:
-            before = get(m, lists + r - 1)
+            before = get(lists, r - 1)
             value = where_above(x, before, before, value)
-            where = where_above(x, before, get(m, lists + k + r - 1), where)
-        put(m, lists + r, value)
-        put(m, lists + k + r, where)
+            where = where_above(x, before, get(lists, k + r - 1), where)
+        put(lists, r, value)
+        put(lists, k + r, where)
 
 
 @small
 def best(m, first, step, aside, columns, n, k, descending, lists):
     """The k largest of n terms by `columns` scalars, `aside` apart, and their places (term * columns + column).
 
-    Descending, ties to the first place, in rows from `lists` on. What is -inf is nobody's choice: its place is -1.
+    Descending, ties to the first place, in 2 k rows of `lists`. What is -inf is nobody's choice: its place is -1.
     `descending`: no term's scalar exceeds the one before it.
     """
     for r in range(k):
-        put(m, lists + r, fill(-INF))
-        put(m, lists + k + r, fill(-1.0))
+        put(lists, r, fill(-INF))
+        put(lists, k + r, fill(-1.0))
     flaw = fill(0.0)
     for i in range(n):
         for c in range(columns):
             x = get(m, first + i * step + c * aside)
             flaw = where_flawed(x, x, flaw)
-            if any_above(x, get(m, lists + k - 1)) != 0:
-                insert(m, x, fill(float(i * columns + c)), k, lists)
+            if any_above(x, get(lists, k - 1)) != 0:
+                insert(lists, x, fill(float(i * columns + c)), k)
             elif descending:
                 break
     for r in range(k):
-        put(m, lists + r, where_flawed(flaw, flaw, get(m, lists + r)))
-        put(m, lists + k + r, where_flawed(flaw, fill(-1.0), get(m, lists + k + r)))
+        put(lists, r, where_flawed(flaw, flaw, get(lists, r)))
+        put(lists, k + r, where_flawed(flaw, fill(-1.0), get(lists, k + r)))

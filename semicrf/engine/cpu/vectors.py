@@ -10,6 +10,7 @@ import operator
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import lower_builtin
 
 from semicrf.engine.cpu import lanes as L
@@ -64,6 +65,19 @@ def put(typing_context, m, row, value):
         return context.get_dummy_value()
 
     return types.void(DOUBLES, types.int64, lanes), codegen
+
+
+@instruction
+def local(typing_context, rows):
+    """So many rows, a literal, for the length of a function: registers, where what uses them unrolls."""
+    if not isinstance(rows, types.Literal):
+        return None
+
+    def codegen(context, builder, signature, args):
+        made = cgutils.alloca_once(builder, L.VECTOR, ir.Constant(ir.IntType(64), rows.literal_value))
+        return builder.bitcast(made, ir.DoubleType().as_pointer())
+
+    return DOUBLES(rows), codegen
 
 
 def _is(builder, x, value: float):
