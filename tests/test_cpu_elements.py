@@ -75,6 +75,9 @@ def element(semiring: type[Semiring], n: int, special: bool, rng: np.random.Gene
     return x
 
 
+on_memory = numba.njit(lambda function, m, *rows: function(doubles(m), *rows))
+
+
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 8, 21])
 @pytest.mark.parametrize("semiring", EVERY, ids=lambda s: s.__name__)
@@ -91,8 +94,7 @@ def test_the_text_says_what_the_definition_says(semiring, n, special):
     m = np.repeat(np.concatenate([r.ravel() for r in rows])[:, None], 8, 1)
     at = dict(zip(("element", "here", "source", "term", "bound", "x", "y", "ids"), starts, strict=False))
     total = build.function(program, "total")
-    call = numba.njit(lambda f, m, *rows: f(doubles(m), *rows))
-    call(
+    on_memory(
         total,
         m.ctypes.data,
         at["element"],
