@@ -21,7 +21,7 @@ from semicrf.semirings import exp, log, maximum, smallest, top, total
 pytest.importorskip("numba")
 import numba
 
-from semicrf.engine.cpu import build, generic, linear
+from semicrf.engine.cpu import build, elements, generic, linear, linking
 from semicrf.engine.cpu.vectors import doubles
 
 inf = math.inf
@@ -262,3 +262,13 @@ def test_what_is_no_number_is_seen_in_the_result(semiring, part, keep):
         models[0][part][1, 11, 1] = math.nan
         value = generic.scan(compiled(semiring), models, lengths, T, K, C, keep).value[0]
         assert value.isnan().tolist() == [False, True]
+
+
+def test_what_is_compiled_is_found_again_only_while_no_source_changed(monkeypatch):
+    (signature,) = elements.forward.signatures or [()]
+    found = elements.forward._cache._index_key
+    codegen = elements.forward.targetctx.codegen()
+    before = found(signature, codegen)
+    assert before == found(signature, codegen)
+    monkeypatch.setattr(linking, "_sources", lambda: "another")
+    assert before != found(signature, codegen)
