@@ -42,8 +42,9 @@ def _empty(program: Program, B: int, T: int, C: int, columns: int) -> State:
     """Room for what a scan leaves behind, zeros of the semiring where no sequence goes."""
     d, p, ids = program.width, program.potentials, program.ids
     zero = torch.tensor(program.semiring.zero, dtype=torch.float64).view(-1, 1, 1, 1, 1)
-    g = zero.expand(d, B, T, columns, C).contiguous()
-    alpha, offset = zero[..., 0].expand(d, B, T + 1, C).contiguous(), torch.zeros(p, B, T + 1, dtype=torch.float64)
+    g = zero.expand(d, B, T, columns, C).clone(memory_format=torch.contiguous_format)
+    alpha = zero[..., 0].expand(d, B, T + 1, C).clone(memory_format=torch.contiguous_format)
+    offset = torch.zeros(p, B, T + 1, dtype=torch.float64)
     alpha_id, g_id = torch.full((ids, B, T + 1, C), -1), torch.full((ids, B, T, columns, C), -1)
     return State(torch.empty(d, B, dtype=torch.float64), alpha, g, offset, alpha_id, g_id, torch.full((ids, B), -1))
 
