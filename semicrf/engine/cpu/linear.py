@@ -115,11 +115,13 @@ def scan(
         value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
     if not keep:
         return State.of(torch.from_numpy(value))
-    alpha_id = torch.empty((0, B, T + 1, C), dtype=torch.int64)
-    g_id = torch.empty((0, B, T, 1, C), dtype=torch.int64)
-    end_id = torch.empty((0, B), dtype=torch.int64)
-    offset = torch.zeros((program.potentials, B, T + 1), dtype=torch.float64)
-    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, end_id)
+    return State.of(torch.from_numpy(value))._replace(
+        alpha=torch.from_numpy(alpha),
+        g=torch.from_numpy(g),
+        offset=torch.zeros((program.potentials, B, T + 1), dtype=torch.float64),
+        alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int64),
+        g_id=torch.empty((0, B, T, 1, C), dtype=torch.int64),
+    )
 
 
 def scan_vjp(
