@@ -75,6 +75,7 @@ class Scan(torch.autograd.Function):
         spec, _keep, lengths, *tensors = inputs
         ctx.spec = spec
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros as large as the state
         ctx.save_for_backward(lengths, *output, *tensors)
         ctx.save_for_forward(lengths, *output, *tensors)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semicrf.engine.cpu.linking import collector_off, entry
+from semicrf.engine.cpu.linking import entry
 
 
 @entry
@@ -30,8 +30,5 @@ def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tup
     B, T = g_id.shape[1:3]
     marks, labels = torch.zeros(B, T, dtype=torch.bool), torch.full((B, T), -1)
     alpha_id, g_id, end_id = (i[0].contiguous() for i in (alpha_id, g_id, end_id))
-    with collector_off():
-        _follow(
-            lengths.contiguous().numpy(), alpha_id.numpy(), g_id.numpy(), end_id.numpy(), marks.numpy(), labels.numpy()
-        )
+    _follow(lengths.contiguous().numpy(), alpha_id.numpy(), g_id.numpy(), end_id.numpy(), marks.numpy(), labels.numpy())
     return marks, labels
