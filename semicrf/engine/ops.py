@@ -84,6 +84,8 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
+        if grads[0] is None:
+            return None, None, None, *[None] * len(tensors)
         pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
 
