@@ -13,7 +13,7 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global
@@ -21,6 +21,19 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 LANES = 8
 
+
+def kernel(function):
+    """The one way in which loops are compiled here: once, whatever literals they are called with; division by zero is a
+    float like any other, not an exception.
+    """
+    compiled = njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function)
+    template = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
+    return compiled
+
+
+small = njit(inline="always", error_model="numpy", boundscheck=False)
+"""For what is part of a loop."""
 
 instruction: Any = intrinsic
 """An intrinsic, called without its first parameter, which numba passes: no checker of types knows that."""

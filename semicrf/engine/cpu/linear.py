@@ -78,6 +78,11 @@ def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int
     run(job, b0, b1, *room(job), keep, rows, totals, pull)
 
 
+def _zeros(*shape: int) -> Tensor:
+    """numpy's zeros take no memory until they are written."""
+    return torch.from_numpy(np.zeros(shape))
+
+
 def _rows(alpha: np.ndarray, g: np.ndarray, f: int, i: int) -> Rows:
     return Rows(alpha[f], g[f, :, :, 0], alpha[i], g[i, :, :, 0])
 
@@ -115,11 +120,13 @@ def scan(
         value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
     if not keep:
         return State.of(torch.from_numpy(value))
-    alpha_id = torch.empty((0, B, T + 1, C), dtype=torch.int64)
-    g_id = torch.empty((0, B, T, 1, C), dtype=torch.int64)
-    end_id = torch.empty((0, B), dtype=torch.int64)
-    offset = torch.zeros((program.potentials, B, T + 1), dtype=torch.float64)
-    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, end_id)
+    return State.of(torch.from_numpy(value))._replace(
+        alpha=torch.from_numpy(alpha),
+        g=torch.from_numpy(g),
+        offset=_zeros(program.potentials, B, T + 1),
+        alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int64),
+        g_id=torch.empty((0, B, T, 1, C), dtype=torch.int64),
+    )
 
 
 def scan_vjp(
@@ -129,10 +136,7 @@ def scan_vjp(
     """The reverse sweep: the same recurrence from the other end, and counts where the two meet."""
     form, B = _form(program), lengths.shape[0]
     held = P.held(models)
-    sums = [
-        {n: torch.zeros((B, *m[n].shape[1:]), dtype=torch.float64) for n in want - MASKS}
-        for m, want in zip(models, wanted, strict=True)
-    ]
+    sums = [{n: _zeros(B, *m[n].shape[1:]) for n in want - MASKS} for m, want in zip(models, wanted, strict=True)]
     targets = np.zeros((len(models), len(P.NAMES), 2), np.int64)
     for m, total in enumerate(sums):
         for n, t in total.items():
