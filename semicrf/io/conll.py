@@ -1,4 +1,4 @@
-"""CoNLL column files, their conversion to and from ``Segments``, and scores of entities."""
+"""CoNLL column files, and their conversion to and from ``Segments``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from semicrf._nested import entity_ids, parse_tag
+from semicrf._nested import parse_tag
 from semicrf.errors import bad_input
 from semicrf.segments import Segments
 
@@ -168,76 +168,3 @@ def from_segments(tokens: Sequence[Sequence[str]], segments: Segments, names: Se
         if len(words) != len(tags):
             raise bad_input(f"segments, sequence {i}", f"{len(tags)} positions", f"{len(words)}, one for each token")
     return sentences
-
-
-class TypeScores(NamedTuple):
-    """Scores of one entity type, and how many entities of it are gold, predicted and both."""
-
-    precision: float
-    recall: float
-    f1: float
-    gold: int
-    predicted: int
-    correct: int
-
-
-class EntityScores(NamedTuple):
-    """Micro-averaged scores, and those of each type."""
-
-    precision: float
-    recall: float
-    f1: float
-    per_type: dict[str, TypeScores]
-
-
-def entity_scores(gold: Segments, predicted: Segments, names: Sequence[str]) -> EntityScores:
-    """Precision, recall and F1 of exact entities: start, end and type must agree; label 0 (``O``) is no entity.
-
-    Sums over every sequence of the batch; a sequence of count 0 holds no entity. A score whose denominator is 0 is 0.
-    Neighbouring segments of one type are two entities.
-
-    Args:
-        gold, predicted: ``Segments`` of one batch shape.
-        names: label names, ``names[0]`` is ``"O"``.
-
-    Raises:
-        InputError: batch shapes differ, a label is not in names, or a bad ``names``.
-
-    >>> gold = Segments.from_bio([["B-per", "I-per", "O", "B-loc"]], ["O", "per", "loc"])
-    >>> predicted = Segments.from_bio([["B-per", "I-per", "B-loc", "I-loc"]], ["O", "per", "loc"])
-    >>> scores = entity_scores(gold, predicted, ["O", "per", "loc"])
-    >>> scores.f1, scores.per_type["per"].f1
-    (0.5, 1.0)
-    """
-    ids = entity_ids(names)
-    if gold.batch_shape != predicted.batch_shape:
-        got = f"batch shape {tuple(predicted.batch_shape)}"
-        raise bad_input("predicted", got, f"{tuple(gold.batch_shape)}, as gold")
-    true, found = _entities("gold", gold, len(names)), _entities("predicted", predicted, len(names))
-    per_type = {}
-    for name, label in ids.items():
-        of_type = [{e for e in entities if e[-1] == label} for entities in (true, found)]
-        per_type[name] = _type_scores(*of_type)
-    return EntityScores(*_type_scores(true, found)[:3], per_type)
-
-
-def _entities(name: str, segments: Segments, num_labels: int) -> set[tuple[int, ...]]:
-    """Every entity as (row-major index of its sequence, start, end, label)."""
-    segments = segments.trim()
-    label, mask = segments.label, segments.mask
-    if bool((mask & ((label < 0) | (label >= num_labels))).any()):
-        raise bad_input(
-            name, "a label outside names", f"labels in 0..{num_labels - 1}", "pass the names it was made with."
-        )
-    sequence = torch.arange(segments.count.numel(), device=segments.device).reshape(segments.count.shape)
-    columns = sequence[..., None].expand_as(label), segments.start, segments.end, label
-    keep = mask & (label > 0)
-    return set(map(tuple, torch.stack([x[keep] for x in columns], -1).tolist()))
-
-
-def _type_scores(gold: set[tuple[int, ...]], predicted: set[tuple[int, ...]]) -> TypeScores:
-    correct = len(gold & predicted)
-    precision = correct / len(predicted) if predicted else 0.0
-    recall = correct / len(gold) if gold else 0.0
-    f1 = 2 * correct / (len(gold) + len(predicted)) if gold or predicted else 0.0
-    return TypeScores(precision, recall, f1, len(gold), len(predicted), correct)
