@@ -168,3 +168,64 @@ def from_segments(tokens: Sequence[Sequence[str]], segments: Segments, names: Se
         if len(words) != len(tags):
             raise bad_input(f"segments, sequence {i}", f"{len(tags)} positions", f"{len(words)}, one for each token")
     return sentences
+
+
+_FOLLOWERS = {
+    "O": "OBS",
+    "B": "IE",
+    "I": "IE",
+    "E": "OBS",
+    "S": "OBS",
+}  # of BIOES tags; those of one entity have one type
+
+
+def from_bioes(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[Sentence]:
+    """Sentences with BIOES tags (also BILOU with ``L`` and ``U``) as sentences with BIO (IOB2) tags.
+
+    Raises:
+        InputError: a tag of another form, or one that may not follow the tag before it.
+
+    >>> from_bioes([(["Ada", "Lovelace", "wrote"], ["B-per", "E-per", "O"])])[0].tags
+    ['B-per', 'I-per', 'O']
+    """
+    return [Sentence(list(tokens), _from_bioes(tags, f"sentence {i}")) for i, (tokens, tags) in enumerate(sentences)]
+
+
+def _from_bioes(tags: Sequence[str], where: str) -> list[str]:
+    found, before, kind = [], "O", ""
+    for t, tag in enumerate([*tags, "O"]):  # the end of a sentence ends an entity as O does
+        prefix, _, now = tag.partition("-")
+        prefix = {"L": "E", "U": "S"}.get(prefix, prefix)
+        if prefix not in _FOLLOWERS or (prefix == "O") != (not now):
+            raise bad_input(f"{where}, token {t}", f"tag {tag!r}", "O, or B-, I-, E- or S- and a type")
+        if prefix not in _FOLLOWERS[before] or (prefix in "IE" and now != kind):
+            got = "the end of the sentence" if t == len(tags) else f"tag {tag!r}"
+            before = before if before == "O" else f"{before}-{kind}"
+            fix = "entities are S, or B, any number of I, then E; BIO tags need no conversion."
+            raise bad_input(f"{where}, token {t}", f"{got} after {before!r}", "a BIOES tag that may follow it", fix)
+        found.append(f"{'B' if prefix in 'BS' else 'I'}-{now}" if now else "O")
+        before, kind = prefix, now
+    return found[:-1]
+
+
+def to_bioes(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[Sentence]:
+    """Sentences with BIO (IOB2) tags as sentences with BIOES tags, as ``from_bioes`` reads them.
+
+    An ``I-`` tag that does not continue an entity of its type starts one.
+
+    Raises:
+        InputError: a tag is not ``O``, ``B-type`` or ``I-type``.
+
+    >>> to_bioes([(["Ada", "Lovelace", "wrote"], ["B-per", "I-per", "O"])])[0].tags
+    ['B-per', 'E-per', 'O']
+    """
+    return [Sentence(list(tokens), _to_bioes(tags, f"sentence {i}")) for i, (tokens, tags) in enumerate(sentences)]
+
+
+def _to_bioes(tags: Sequence[str], where: str) -> list[str]:
+    parsed = [parse_tag(tag, f"{where}, token {t}") for t, tag in enumerate(tags)]
+    found = []
+    for (_, before), (prefix, kind), after in zip([("O", ""), *parsed], parsed, [*parsed[1:], ("O", "")], strict=False):
+        first, last = prefix == "B" or before != kind, after != ("I", kind)
+        found.append(f"{'S' if first and last else 'B' if first else 'E' if last else 'I'}-{kind}" if kind else "O")
+    return found
