@@ -3,11 +3,12 @@
     python -m benchmarks.genome --genbank ../shared/data/genome/NC_000932.gb
     python -m benchmarks.genome --quick                              # a simulated genome, in seconds
 
-Labels: intergenic, and on each strand what is coding (CDS) and what else is in a gene (introns, RNAs). Where genes
-overlap the later one counts. Training draws windows of the first half, half of them as their reverse complement, where
-strands change places; the test is the second half in one piece. Genes have up to 6,885 bases, all of which K = 7000
-allows; a longer segment would be cut in training and found in pieces. Durations are negative binomial: free ones of
-thousands of bases have nothing to learn from in one half of one genome.
+Inputs are the bases and the open reading frames of both strands. Labels: intergenic, and on each strand what is coding
+(CDS) and what else is in a gene (introns, RNAs). Where genes overlap the later one counts. Training draws windows of
+the first half, half of them as their reverse complement, where strands change places; the test is the second half in
+one piece. Genes have up to 6,885 bases, all of which K = 7000 allows; a longer segment would be cut in training and
+found in pieces. Durations are negative binomial: free ones of thousands of bases have nothing to learn from in one half
+of one genome.
 
 ``--validate`` trains on the first three quarters of the first half and scores on the rest of it: to choose settings on.
 """
@@ -34,7 +35,8 @@ METRICS = ("nucleotide F1", "coding F1", "boundary F1", "gene F1", "exact gene F
 NEAR = 30  # bases that the ends of a gene may be off
 DIM = 32
 NAMES = ["intergenic", "gene+", "gene-", "CDS+", "CDS-"]
-OTHER_STRAND = (0, 2, 1, 4, 3)
+OTHER_STRAND, COMPLEMENT = (0, 2, 1, 4, 3), (3, 2, 1, 0, 4)  # of labels and of bases, which are indices of ACGT
+STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
 Row = list[tuple[int, int, int]]
 
 
@@ -54,7 +56,7 @@ def window(genome: Genome, start: int, end: int) -> Genome:
 def reverse_complement(genome: Genome) -> Genome:
     """The other strand: A and T, C and G change places, and so do the labels of the two strands."""
     T = len(genome.bases)
-    bases = torch.tensor([3, 2, 1, 0, 4])[genome.bases].flip(0)
+    bases = torch.tensor(COMPLEMENT)[genome.bases].flip(0)
     return Genome(bases, [(T - e, T - s, OTHER_STRAND[c]) for s, e, c in reversed(genome.row)])
 
 
@@ -89,11 +91,31 @@ def simulate(genes: int, generator: torch.Generator) -> Genome:
     return Genome(torch.cat(bases), row)
 
 
+def reading_frames(bases: Tensor) -> Tensor:
+    """``(T, 3)``: how many codons the stretch between two stops has that the codon which began r bases before is in."""
+    T = len(bases)
+    codons = torch.stack([bases[:-2], bases[1:-1], bases[2:]], 1)
+    stop = torch.zeros(T, dtype=torch.bool)
+    for codon in STOPS:
+        stop[:-2] |= (codons == torch.tensor(codon)).all(1)
+    count = torch.zeros(T)
+    for frame in range(3):
+        run = stop[frame::3].long().cumsum(0)  # which stretch between stops each codon of the frame is in
+        count[frame::3] = run.bincount()[run].float()
+    return torch.stack([torch.cat([count.new_ones(r), count[: T - r]]) for r in range(3)], 1)
+
+
+def features(bases: Tensor) -> Tensor:
+    """``(T, 12)``: the base, one-hot, and the open reading frames of either strand, three of each and the longest."""
+    other = reading_frames(torch.tensor(COMPLEMENT)[bases].flip(0)).flip(0)
+    frames = torch.stack([reading_frames(bases), other], 1).log2() / 4 - 1  # about -1..1
+    return torch.cat([nn.functional.one_hot(bases, 5)[:, :4], frames.flatten(1), frames.amax(2)], 1)
+
+
 def batch_of(parts: Sequence[Genome]) -> Batch:
-    """Parts of one length, one-hot."""
-    bases = torch.stack([part.bases for part in parts])
-    inputs = nn.functional.one_hot(bases, 5)[..., :4].float()
-    return Batch(inputs, Segments.from_list([part.row for part in parts]), torch.full((len(parts),), bases.shape[1]))
+    """Parts of one length."""
+    inputs = torch.stack([features(part.bases) for part in parts])
+    return Batch(inputs, Segments.from_list([part.row for part in parts]), torch.full((len(parts),), inputs.shape[1]))
 
 
 def draw(genome: Genome, length: int, generator: torch.Generator) -> Batch:
@@ -105,11 +127,11 @@ def draw(genome: Genome, length: int, generator: torch.Generator) -> Batch:
 
 
 class Encoder(nn.Module):
-    """Residual convolutions of growing dilation: features ``(B, T, D)`` of some hundred bases on either side."""
+    """Residual convolutions of growing dilation: features ``(B, T, DIM)`` of some hundred bases on either side."""
 
     def __init__(self, dilations: Sequence[int], dropout: float):
         super().__init__()
-        self.first = nn.Conv1d(4, DIM, 9, padding=4)
+        self.first = nn.Conv1d(12, DIM, 9, padding=4)
         self.layers = nn.ModuleList(nn.Conv1d(DIM, DIM, 9, padding=4 * d, dilation=d) for d in dilations)
         self.dropout = nn.Dropout(dropout)
 
@@ -179,7 +201,7 @@ def main(argv: Sequence[str]) -> None:
     """Run, print and save."""
     parser = options_of("genome", __doc__ or "", steps=300, lr=4e-3, seeds=5)
     parser.add_argument("--genbank", type=Path, help="a GenBank file; its first record is used")
-    parser.add_argument("--window", type=int, default=16384, help="bases in a training step")
+    parser.add_argument("--window", type=int, default=8192, help="bases in a training step")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument(
         "--faster", type=float, help="rate of transitions and durations over the others', of every model"
