@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
-from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCount, Max, Semiring
-from semicrf.compile import compiled, dual
+from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, LogCount, Max, Semiring
+from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
 from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
+from semicrf.queries import moments
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
@@ -95,14 +96,6 @@ class SemiCRFDistribution(Distribution):
             if isinstance(given, SemiCRFDistribution) and self._checked and (given._lengths != self._lengths).any():
                 raise bad_input("other model", f"lengths {given.lengths.tolist()}", self.lengths.tolist())
         return [m.parts for m in models]
-
-    def _quantity(self, f: Potentials) -> dict[str, Tensor]:
-        """The parts of an additive quantity, 0 where this model's part forbids."""
-        self._others([f])
-        kept = f.ignoring(self.potentials)
-        if self._checked:
-            _validation.values(kept, self._lengths)
-        return kept.parts
 
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
         """The total of a semiring over all segmentations: a NamedTuple of its fields, each ``(...)`` or ``(..., k)``.
@@ -182,17 +175,16 @@ class SemiCRFDistribution(Distribution):
         """Probabilities of positions, boundaries, segments, arcs; expected counts of transitions and durations."""
         return Marginals(self)
 
-    def expectation(self, f: Potentials) -> Tensor:
-        """``(...)``: the mean of an additive quantity whose values `f` holds; ignored where the probability is 0."""
-        return self._shaped(self._inference.total(Expectation, self._quantity(f))[1])
-
-    def covariance(self, f: Potentials, g: Potentials) -> Tensor:
-        """``(...)``: the covariance of two additive quantities: the derivative of E[f] when the scores move along g."""
-        return self._shaped(self._inference.total(dual(Expectation), self._quantity(f), self._quantity(g), {})[3])
+    expectation = moments.expectation
+    covariance = moments.covariance
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
-        return self.covariance(f, f)
+        return moments.covariance(self, f, f)
+
+    def stddev(self, f: Potentials) -> Tensor:
+        """``(...)``: the standard deviation of an additive quantity; where it is 0, so is its gradient."""
+        return moments.root(moments.covariance(self, f, f))
 
     def score(self, value: Segments | Sequence) -> Tensor:
         """``(..., *batch)``: the score of segmentations; -inf where forbidden or count 0.
@@ -241,12 +233,15 @@ class SemiCRFDistribution(Distribution):
         """Exact, independent samples: `Segments` with the sample axes first; count 0 where none is possible.
 
         Args:
-            sample_shape: leading axes.
+            sample_shape: leading axes, a tuple of sizes.
             generator: where the one 64-bit seed of this call comes from; torch's default generator otherwise.
             sequence_id: int64 ``(...)``, what a sequence's draws are keyed by; its index in the batch by default.
+
+        Raises:
+            InputError: a sample_shape that is no tuple of sizes, or ids that are not one integer per sequence.
         """
-        shape = torch.Size(sample_shape)
-        seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
+        shape = _validation.shape("sample_shape", sample_shape)
+        seed = _validation.seed(generator)
         ids = _validation.sequence_ids(sequence_id, self.potentials)
         marks, labels = self._inference.sample(seed, shape.numel(), ids)
         return self._segments(marks, labels, tuple(shape))
@@ -283,10 +278,14 @@ class SemiCRFDistribution(Distribution):
         return self.batch_shape[0]
 
     def expand(self, batch_shape: Sequence[int] | torch.Size, _instance: Any = None) -> SemiCRFDistribution:
-        """The same distribution over a larger batch shape, by broadcasting."""
-        n = len(self.batch_shape)
-        larger = self.potentials.on_batch(lambda x: x.expand(*batch_shape, *x.shape[n:]))
-        return self._with(larger, self.lengths.expand(torch.Size(batch_shape)))
+        """The same distribution over a larger batch shape, by broadcasting.
+
+        Raises:
+            InputError: the batch shape does not broadcast to it.
+        """
+        n, shape = len(self.batch_shape), _validation.broadcast(self.batch_shape, batch_shape)
+        larger = self.potentials.on_batch(lambda x: x.expand(*shape, *x.shape[n:]))
+        return self._with(larger, self.lengths.expand(shape))
 
     def to(self, *args: Any, **kwargs: Any) -> SemiCRFDistribution:
         """On another device or in another dtype, as `Tensor.to`."""
