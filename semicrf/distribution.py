@@ -20,7 +20,7 @@ from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.queries import moments
+from semicrf.queries import decoding, moments
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
@@ -138,6 +138,7 @@ class SemiCRFDistribution(Distribution):
         return self._segments(marks, labels, (), score=self._shaped(best))
 
     mode = argmax
+    topk = decoding.topk
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""

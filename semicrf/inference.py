@@ -59,6 +59,13 @@ class Inference:
         """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
         return ops.best_path(self.spec(Max, [self.potentials.parts]), self.lengths, flat([self.potentials.parts]))
 
+    def k_best(self, k: int, canonical: bool) -> tuple[Tensor, ...]:
+        """start, end, label (k, B, N), count and score (k, B) of the k best segmentations, on the host."""
+        from semicrf.engine.kbest import k_best  # here, as numba's loops are loaded when they are first needed
+
+        parts = self.potentials.parts
+        return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
+
     def sample(self, seed: int, samples: int, sequence_id: Tensor) -> tuple[Tensor, Tensor]:
         """Start marks (S, B, T) and labels at them, of exact samples."""
         spec = self.spec(Log, [self.potentials.parts])
