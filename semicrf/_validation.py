@@ -47,6 +47,13 @@ def sequence_ids(value: Tensor | None, potentials: Potentials) -> Tensor:
     return value.long().reshape(potentials.B)
 
 
+def count(name: str, value: object, least: int) -> int:
+    """An integer that is not too small."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise bad_input(name, repr(value), f"an integer of at least {least}")
+    return value
+
+
 def shape(name: str, value: object) -> torch.Size:
     """A tuple of sizes as torch.Size.
 

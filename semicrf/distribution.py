@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
-from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, LogCount, Max, Semiring
+from semicrf.algebra import KMax, LogCount, Max, Semiring
 from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
@@ -20,7 +20,7 @@ from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.queries import decoding, moments
+from semicrf.queries import decoding, draws, events, information, moments
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
@@ -144,21 +144,12 @@ class SemiCRFDistribution(Distribution):
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
         return self._inference.total(KMax(k)).to(self.dtype).reshape(k, *self.batch_shape)
 
-    def entropy(self) -> Tensor:
-        """``(...)`` nats: Shannon entropy."""
-        return self._shaped(self._inference.total(Entropy)[1])
-
-    def perplexity(self) -> Tensor:
-        """``(...)``: exp of the entropy, the effective number of segmentations."""
-        return self.entropy().exp()
-
-    def cross_entropy(self, q: SemiCRFDistribution) -> Tensor:
-        """``(...)`` nats: -E_p log q; +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._inference.total(CrossEntropy, *self._others([q]))[2])
-
-    def kl(self, q: SemiCRFDistribution) -> Tensor:
-        """``(...)`` nats: KL(p || q); +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._inference.total(KL, *self._others([q]))[2])
+    entropy = information.entropy
+    perplexity = information.perplexity
+    cross_entropy = information.cross_entropy
+    kl = information.kl
+    renyi_entropy = information.renyi_entropy
+    mutual_information = information.mutual_information
 
     @property
     def log_count(self) -> Tensor:
@@ -178,6 +169,8 @@ class SemiCRFDistribution(Distribution):
 
     expectation = moments.expectation
     covariance = moments.covariance
+    span = events.span
+    boundary_within = events.boundary_within
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
@@ -241,11 +234,9 @@ class SemiCRFDistribution(Distribution):
         Raises:
             InputError: a sample_shape that is no tuple of sizes, or ids that are not one integer per sequence.
         """
-        shape = _validation.shape("sample_shape", sample_shape)
-        seed = _validation.seed(generator)
-        ids = _validation.sequence_ids(sequence_id, self.potentials)
-        marks, labels = self._inference.sample(seed, shape.numel(), ids)
-        return self._segments(marks, labels, tuple(shape))
+        return draws.sample(self, sample_shape, generator, sequence_id)
+
+    perturbed_argmax = draws.perturbed_argmax
 
     def condition(self, evidence: Evidence) -> SemiCRFDistribution:
         """The distribution given what is known: ``condition(e).log_partition - log_partition = log_prob(e)``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from semicrf.errors import bad_input
+from semicrf import _validation
 from semicrf.scoring import score
 from semicrf.segments import Segments
 
@@ -43,9 +43,7 @@ def topk(self: SemiCRFDistribution, k: int, canonical: bool = False) -> tuple[Se
     >>> p.topk(2, canonical=True)[0].tolist()
     [[(0, 1, 1), (1, 2, 1)], [(0, 2, 1)]]
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise bad_input("k", repr(k), "an integer of at least 1")
-    start, end, label, count, value = self._inference.k_best(k, canonical)
+    start, end, label, count, value = self._inference.k_best(_validation.count("k", k, 1), canonical)
     device, N = self._lengths.device, start.shape[-1]
     start, end, label, count, value = (x.to(device) for x in (start, end, label, count, value))
     if torch.is_grad_enabled() and any(t.requires_grad for t in self.potentials.parts.values()):

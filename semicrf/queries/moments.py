@@ -1,4 +1,4 @@
-"""Moments of what a segmentation adds up to, and the entropies that follow from log-partitions of other models."""
+"""Moments of what a segmentation adds up to."""
 
 from __future__ import annotations
 
