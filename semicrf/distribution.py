@@ -21,6 +21,7 @@ from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
 from semicrf.queries import decoding, draws, events, information, moments
+from semicrf.queries.maxima import MaxMarginals
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
@@ -166,6 +167,11 @@ class SemiCRFDistribution(Distribution):
     def marginals(self) -> Marginals:
         """Probabilities of positions, boundaries, segments, arcs; expected counts of transitions and durations."""
         return Marginals(self)
+
+    @property
+    def max_marginals(self) -> MaxMarginals:
+        """The best score through each of the same things; constants."""
+        return MaxMarginals(self)
 
     expectation = moments.expectation
     covariance = moments.covariance

@@ -16,6 +16,7 @@ from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.primitives import generated
+from semicrf.engine.reference import State
 from semicrf.potentials import Potentials
 
 Model = dict[str, Tensor]
@@ -38,6 +39,12 @@ class Inference:
         """The semiring's total over all segmentations, (d, B); `others` are the second and later models."""
         models = [self.potentials.parts, *others]
         return ops.scan(self.spec(semiring, models), self.lengths, flat(models)).value
+
+    def state(self, semiring: type[Semiring]) -> State:
+        """What a forward sweep leaves at every position, without a graph."""
+        models = [self.potentials.parts]
+        with torch.no_grad():
+            return ops.scan(self.spec(semiring, models), self.lengths, flat(models), keep=True)
 
     def log_z(self) -> Tensor:
         """(B,)."""
