@@ -140,6 +140,7 @@ class SemiCRFDistribution(Distribution):
 
     mode = argmax
     topk = decoding.topk
+    mbr = decoding.mbr
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
