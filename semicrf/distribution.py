@@ -20,7 +20,7 @@ from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.queries import decoding, draws, events, information, moments
+from semicrf.queries import counting, decoding, draws, events, information, moments
 from semicrf.queries.maxima import MaxMarginals
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
@@ -178,6 +178,7 @@ class SemiCRFDistribution(Distribution):
     covariance = moments.covariance
     span = events.span
     boundary_within = events.boundary_within
+    segment_count = counting.segment_count
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""

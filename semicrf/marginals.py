@@ -58,6 +58,16 @@ class Marginals:
         return self._expected("duration")
 
     @property
+    def segments_per_label(self) -> Tensor:
+        """(..., C): the expected number of segments of each label."""
+        return self.duration.sum(-2)
+
+    @property
+    def positions_per_label(self) -> Tensor:
+        """(..., C): the expected total duration of each label, in positions; they add up to the length."""
+        return self.position.sum(-2)
+
+    @property
     def start(self) -> Tensor:
         """(..., C): the label of the first segment."""
         return self._expected("start")

@@ -74,10 +74,10 @@ def mbr(
     ``"boundary"`` the sum over its starts t of P(a segment starts within `tolerance` of t) - cost
     ============== =====================================================================================
 
-    Probabilities are marginals of this distribution; ties are those of `argmax` (``"boundary"`` does not look at labels,
-    so it takes the smallest that are allowed). A cost of 0.5 keeps what is more likely than not; as segments have to
-    fill the sequence, others are taken where nothing better fits. Segments, and boundaries with a tolerance, take
-    memory for ``T K C`` numbers per sequence.
+    Probabilities are marginals of this distribution; ties are those of `argmax` (``"boundary"`` does not look at
+    labels, so it takes the smallest that are allowed). A cost of 0.5 keeps what is more likely than not; as segments
+    have to fill the sequence, others are taken where nothing better fits. Segments, and boundaries with a tolerance,
+    take memory for ``T K C`` numbers per sequence.
 
     Args:
         loss: what counts as right.
@@ -130,8 +130,8 @@ def _gain(p: SemiCRFDistribution, loss: str, cost: float, tolerance: int) -> tup
 
 
 def _near(segments: Tensor, lengths: Tensor, w: int) -> Tensor:
-    """(B, T): P(a segment starts in t - w .. t + w), from P(segment) (B, T, K): unless one starts before that window and
-    ends after it.
+    """(B, T): P(a segment starts in t - w .. t + w), from P(segment) (B, T, K): unless one starts before that window
+    and ends after it.
     """
     B, T, K = segments.shape
     lasting = segments.flip(-1).cumsum(-1).flip(-1)  # of this duration or longer
