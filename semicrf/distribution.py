@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _validation, support
-from semicrf.algebra import KMax, LogCount, Max, Semiring
+from semicrf.algebra import KMax, Max, Semiring
 from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
@@ -20,7 +20,7 @@ from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.queries import counting, decoding, draws, events, information, moments
+from semicrf.queries import counting, decoding, draws, events, information, moments, possibility
 from semicrf.queries.maxima import MaxMarginals
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
@@ -153,16 +153,9 @@ class SemiCRFDistribution(Distribution):
     renyi_entropy = information.renyi_entropy
     mutual_information = information.mutual_information
 
-    @property
-    def log_count(self) -> Tensor:
-        """``(...)``: log of the number of segmentations of non-zero weight."""
-        return self._shaped(self._inference.total(LogCount)[0].detach())
-
-    @property
-    def count(self) -> Tensor:
-        """``(...)`` float64: the number of segmentations of non-zero weight, exact below 2^53."""
-        counted = self._inference.total(LogCount)[0].detach().exp()
-        return torch.where(counted < 2.0**40, counted.round(), counted).reshape(self.batch_shape)
+    log_count = counting.log_count
+    count = counting.count
+    segment_count = counting.segment_count
 
     @property
     def marginals(self) -> Marginals:
@@ -178,7 +171,6 @@ class SemiCRFDistribution(Distribution):
     covariance = moments.covariance
     span = events.span
     boundary_within = events.boundary_within
-    segment_count = counting.segment_count
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
@@ -252,6 +244,9 @@ class SemiCRFDistribution(Distribution):
             fix = "Evidence(labels=...); rules go before: SemiCRFDistribution(constraints.apply(potentials), lengths)."
             raise bad_input("evidence", f"a {type(evidence).__name__}", "Evidence", fix)
         return self._with(evidence.apply(self.potentials, self._lengths, self._checked))
+
+    first_impossible = possibility.first_impossible
+    check_possible = possibility.check_possible
 
     def with_temperature(self, t: float | Tensor) -> SemiCRFDistribution:
         """p proportional to exp(score / t), t > 0, a number or ``(...)``."""

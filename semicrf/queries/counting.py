@@ -1,4 +1,4 @@
-"""How many segments there are: their distribution, and the model given their number."""
+"""How many segmentations there are, and how many segments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ import torch
 from torch import Tensor
 
 from semicrf import _validation
+from semicrf.algebra import LogCount
 from semicrf.engine.layers import by_count, scores
 
 if TYPE_CHECKING:
     from semicrf.distribution import SemiCRFDistribution
 
 inf = float("inf")
+
+
+@property
+def log_count(self: SemiCRFDistribution) -> Tensor:
+    """``(...)``: log of the number of segmentations of non-zero weight."""
+    return self._shaped(self._inference.total(LogCount)[0].detach())
+
+
+@property
+def count(self: SemiCRFDistribution) -> Tensor:
+    """``(...)`` float64: the number of segmentations of non-zero weight, exact below 2^53."""
+    counted = self._inference.total(LogCount)[0].detach().exp()
+    return torch.where(counted < 2.0**40, counted.round(), counted).reshape(self.batch_shape)
 
 
 def segment_count(self: SemiCRFDistribution, max: int) -> Tensor:
