@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semicrf.engine import ops
 from semicrf.engine.arcs import Arcs
 from semicrf.engine.cpu.pool import run
 from semicrf.engine.graph import Graph, forward
 from semicrf.engine.layout import Spec
-from semicrf.engine.operators import run_scan
-from semicrf.engine.reference import State
 from semicrf.engine.sidetracks import enumerate_walks, segments, trace
 
 inf = float("inf")
@@ -58,9 +57,9 @@ def _of_viterbi(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple
     """The graphs and the best scores, from what Viterbi stored. On the host, in float64, whatever the backend."""
     backend = "auto" if spec.backend == "triton" else spec.backend
     tensors = [t.double() if t.is_floating_point() else t for t in tensors]
-    args = replace(spec, backend=backend)
-    state = State(*run_scan(args.semiring, backend, spec.layout, spec.T, spec.K, spec.C, True, lengths, tensors))
-    arcs = Arcs(args.models(tensors)[0], lengths, spec.T, spec.K, spec.C)
+    with torch.no_grad():
+        state = ops.scan(replace(spec, backend=backend), lengths, tensors, keep=True)
+    arcs = Arcs(spec.models(tensors)[0], lengths, spec.T, spec.K, spec.C)
     g = state.g[0] + (state.offset[0, :, :-1, None] + _at_start(arcs))[:, :, None]
     ends = torch.zeros(1, spec.T + 1, spec.C, dtype=torch.float64)
     choices = [i[0].long() for i in (state.alpha_id, state.g_id, state.end_id)]
