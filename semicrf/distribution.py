@@ -156,6 +156,7 @@ class SemiCRFDistribution(Distribution):
     log_count = counting.log_count
     count = counting.count
     segment_count = counting.segment_count
+    with_segment_count = counting.with_segment_count
 
     @property
     def marginals(self) -> Marginals:

@@ -8,7 +8,7 @@ import oracle
 import pytest
 import tables
 import torch
-from models import EXACT, case, check, inf, of_every_family, on_the_grid, seeded
+from models import EXACT, case, check, f64, inf, of_every_family, on_the_grid, rows_of, seeded
 from torch import Tensor
 
 from semicrf import Evidence, FactoredPotentials, InputError, SemiCRFDistribution
@@ -35,6 +35,51 @@ def test_marginals_given_the_number_of_segments(family):
             total = torch.logsumexp(oracle.scores(m, n)[given], 0)
             want = torch.autograd.grad(total, m.parts[name])[0]
             tables.assert_gradient(name, grad[b : b + 1], [want], EXACT)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4])
+@on_the_grid
+def test_the_distribution_given_the_number_of_segments(c, m):
+    """Log-partition and gradients; labels by segment, which give labels and their marginals back."""
+    given = c.d.with_segment_count(m)
+
+    def expected(model: oracle.Model, n: int) -> Tensor:
+        of_m = torch.tensor([len(y) == m for y in oracle.paths(model, n)])
+        scores = oracle.scores(model, n)
+        scores = scores[of_m & (scores > -inf)]
+        return torch.logsumexp(scores, 0) if len(scores) else scores.sum() - inf
+
+    check(given.log_partition, [c], expected)
+    counted = c.d.segment_count(m)[..., m - 1]
+    possible = counted > -inf
+    tables.assert_values(
+        torch.where(possible, given.log_partition - c.d.log_partition, -inf).detach(), counted.detach(), EXACT
+    )
+    position = given.marginals.position.unflatten(-1, (m, c.batch.C)).sum(-2)
+    rows = rows_of(given.sample((5,), generator=seeded()), c)
+    for b, (model, n) in enumerate(c.sequences()):
+        p = oracle.probabilities(model, n)
+        paths = [(y, w) for y, w in zip(oracle.paths(model, n), p.tolist(), strict=True) if len(y) == m and w > 0]
+        total = sum(w for _, w in paths)
+        want = torch.zeros(c.batch.T, c.batch.C, dtype=torch.float64)
+        for y, w in paths:
+            for s, e, x in y:
+                want[s:e, x] += w / total
+        tables.assert_values(c.flat(position)[b].detach(), want, EXACT)
+        for y in rows[b]:
+            assert len(y) == (m if paths else 0)
+            assert [x // c.batch.C for _, _, x in y] == list(range(len(y)))
+
+
+def test_the_best_segmentations_given_their_number():
+    c = case("segment", batch_shape=(2,), lengths=(5, 4), seed=3)
+    segments, scores = c.d.with_segment_count(3).topk(4)
+    for b, (m, n) in enumerate(c.sequences()):
+        listed = zip(oracle.scores(m, n).tolist(), oracle.paths(m, n), strict=True)
+        want = sorted(((s, y) for s, y in listed if len(y) == 3), reverse=True)[:4]
+        got = [tuple((s, e, x % 2) for s, e, x in y) for y in rows_of(segments, c)[b]]
+        assert got == [y for _, y in want]
+        tables.assert_values(scores[:, b].detach(), f64([s for s, _ in want]), EXACT)
 
 
 def test_second_derivatives_and_transforms():

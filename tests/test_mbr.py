@@ -82,6 +82,20 @@ def test_constraints_and_evidence_hold(family):
         assert not found.to_boundaries(5)[0, 4]
 
 
+@of_every_family
+def test_what_a_loss_does_not_see_is_the_best_that_the_model_has(family):
+    c = case(family, batch_shape=(2,), lengths=(5, 4), seed=8)
+    by_position, by_boundary = c.d.mbr("position"), c.d.mbr("boundary")
+    for b, (m, n) in enumerate(c.sequences()):
+        listed = list(zip(oracle.paths(m, n), oracle.scores(m, n).tolist(), strict=True))
+        (y,) = rows_of(by_position[None], c)[b]
+        labels = by_position.to_labels(5)[b].tolist()
+        assert y == max((s, x) for x, s in listed if oracle.consistent(x, labels=labels))[1]
+        (y,) = rows_of(by_boundary[None], c)[b]
+        starts = [s for s, _, _ in y]
+        assert y == max((s, x) for x, s in listed if [t for t, _, _ in x] == starts)[1]
+
+
 def test_a_batch_of_long_sequences():
     """The gain is that of the result, recomputed, and no sample gains more."""
     g, (T, K, C) = seeded(2), (120, 9, 3)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from semicrf import _validation
+from semicrf.constraints import Evidence
 from semicrf.engine.layout import MASKS
 from semicrf.errors import bad_input
 from semicrf.inference import Inference
@@ -74,10 +76,10 @@ def mbr(
     ``"boundary"`` the sum over its starts t of P(a segment starts within `tolerance` of t) - cost
     ============== =====================================================================================
 
-    Probabilities are marginals of this distribution; ties are those of `argmax` (``"boundary"`` does not look at
-    labels, so it takes the smallest that are allowed). A cost of 0.5 keeps what is more likely than not; as segments
-    have to fill the sequence, others are taken where nothing better fits. Segments, and boundaries with a tolerance,
-    take memory for ``T K C`` numbers per sequence.
+    Probabilities are marginals of this distribution. What a loss does not look at, boundaries between equal labels for
+    ``"position"`` and labels for ``"boundary"``, is the best that the model has beside the rest. A cost of 0.5 keeps
+    what is more likely than not; as segments have to fill the sequence, others are taken where nothing better fits.
+    Segments, and boundaries with a tolerance, take memory for ``T K C`` numbers per sequence.
 
     Args:
         loss: what counts as right.
@@ -94,7 +96,7 @@ def mbr(
     >>> p.mbr("position").to_labels(3).tolist()
     [1, 1, 0]
     >>> p.mbr("boundary", cost=1.0).tolist()
-    [(0, 2, 0), (2, 3, 0)]
+    [(0, 2, 1), (2, 3, 0)]
     """
     if loss not in ("segment", "position", "boundary"):
         raise bad_input("loss", repr(loss), "'segment', 'position' or 'boundary'")
@@ -108,7 +110,12 @@ def mbr(
         parts[name] = _allowed(self.potentials.full(name), gain)
         judged = Inference(self.potentials.replace(parts), self._lengths, self.backend)
         marks, labels, best = judged.best()
-    return self._segments(marks, labels, (), score=self._shaped(best))
+        found = self._segments(marks, labels, ())
+        if loss == "position":
+            found = self.condition(Evidence(labels=found.to_labels(self.T))).argmax
+        if loss == "boundary":
+            found = self.condition(Evidence(boundary=found.to_boundaries(self.T).long())).argmax
+    return replace(found, score=self._shaped(best))
 
 
 def _allowed(part: Tensor, gain: Tensor) -> Tensor:
