@@ -134,6 +134,9 @@ def prepare(m, at, job, b):
                 m[at.logw + d, c], m[at.logw + c, d] = m[at.logw + c, d], m[at.logw + d, c]
                 if job.payload:
                     m[at.wp + d, c], m[at.wp + c, d] = m[at.wp + c, d], m[at.wp + d, c]
+    for d in range(C):
+        for c in range(C, at.width):
+            m[at.logw + d, c] = -inf  # nothing leads to a label that is none
     _exponentials(m, at, at.logd, at.D, DTOP, K, D_LEAST)
     _exponentials(m, at, at.logw, at.W, WTOP, C, W_LEAST)
     if job.payload:

@@ -59,6 +59,7 @@ from semicrf.engine.cpu.memory import (
     S1,
     SCALARS,
     TILE,
+    TOPS,
     WTOP,
     A,
     G,
@@ -194,25 +195,33 @@ def logarithms(m, at, n, last, payload):
 @kernel
 def careful(m, at, now, t, last, payload):
     """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
-    top = -inf
-    for c in range(at.C):
-        s = m[S, c]
-        x = -inf
-        mean = 0.0
-        if s >= SUM_LEAST:
-            x = np.log(s)
-            mean = m[S1, c] / s
-        elif s > 0.0:
-            x, mean, highest = exact(m, at, now, c, t, payload)
-            m[S, c] = -1.0
-            m[LOWER, c] = highest if abs(highest) > 1.0 else 0.0
-        x += m[LX, c]
-        m[LA, c] = x
-        m[HA, c] = mean + m[HX, c] if x > -inf else 0.0
-        top = max(top, x)
+    for c in range(0, at.width, LANES):
+        s = load(m, S, c)
+        x = log(s) + load(m, LX, c)
+        store(m, LA, c, x)
+        if payload:
+            store(m, HA, c, where_open(x, load(m, S1, c) / s + load(m, HX, c), fill(0.0)))
+        if doubtful(s, fill(SUM_LEAST)) != 0:
+            _sum_again(m, at, now, c, t, payload)
     if not last:
+        top = -inf
+        for c in range(at.C):
+            top = max(top, m[LA, c])
         lead(m, at, top if top > -inf else 0.0, payload)
     now[FRESH] = 1
+
+
+@kernel
+def _sum_again(m, at, now, c, t, payload):
+    """The window sums of these lanes where they are doubtful."""
+    x, mean, highest = X, Y, TOPS
+    exact(m, at, now, c, t, x, mean, highest, payload)
+    for i in range(c, min(c + LANES, at.C)):
+        if 0.0 < m[S, i] < SUM_LEAST:
+            m[S, i] = -1.0
+            m[LOWER, i] = m[highest, i] if abs(m[highest, i]) > 1.0 else 0.0
+            m[LA, i] = m[x, i] + m[LX, i]
+            m[HA, i] = m[mean, i] + m[HX, i] if m[LA, i] > -inf else 0.0
 
 
 @kernel
@@ -224,29 +233,31 @@ def lead(m, at, top, payload):
         store(m, a, c, where_open(x, larger(exp(x - fill(top)), fill(A_LEAST)), fill(0.0)))
         store(m, a1, c, load(m, a, c) * load(m, HA, c))
     for c in range(0, at.width, LANES):
-        store(m, G, c, product(m, at, a, at.W, c))
+        g = product(m, at, a, at.W, c)
+        if doubtful(g, fill(LEAD_LEAST)) != 0:
+            _lead_again(m, at, c, payload)
+            continue
+        store(m, LG, c, log(g) + fill(top) + load(m, WTOP, c))
         if payload:
-            store(m, G1, c, product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c))
-    for c in range(at.C):
-        g = m[G, c]
-        x = -inf
-        mean = 0.0
-        if g >= LEAD_LEAST:
-            x = np.log(g) + top
-            mean = m[G1, c] / g
-        elif g > 0.0:
-            for d in range(at.C):
-                x = max(x, m[LA, d] + m[at.logw + d, c])
-            total = 0.0
-            for d in range(at.C):
-                p = np.exp(m[LA, d] + m[at.logw + d, c] - x)
-                total += p
-                if payload and p > 0.0:
-                    mean += p * (m[HA, d] + m[at.wp + d, c])
-            mean /= total
-            x += np.log(total)
-        m[LG, c] = x + m[WTOP, c]
-        m[HG, c] = mean
+            g1 = product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c)
+            store(m, HG, c, where_positive(g, g1 / g, fill(0.0)))
+
+
+@kernel
+def _lead_again(m, at, c, payload):
+    """g of these lanes in logarithms."""
+    top = fill(-inf)
+    for d in range(at.C):
+        top = larger(spread(m, LA, d) + load(m, at.logw + d, c), top)
+    top = where_open(top, top, fill(0.0))
+    total, total1 = fill(0.0), fill(0.0)
+    for d in range(at.C):
+        p = exp(spread(m, LA, d) + load(m, at.logw + d, c) - top)
+        total = total + p
+        if payload:
+            total1 = fma(p, spread(m, HA, d) + load(m, at.wp + d, c), total1)
+    store(m, LG, c, log(total) + top + load(m, WTOP, c))
+    store(m, HG, c, where_positive(total, total1 / total, fill(0.0)))
 
 
 @kernel
@@ -280,7 +291,8 @@ def advance(m, at, now, job, b, L, t):
     """
     payload = job.payload
     slow = now[CAREFUL] > 0
-    n = open_tile(m, at, now, job, b, L, t, 1 if slow else min(TILE, L + 1 - t))
+    n = 1 if slow else min(TILE, 2 * now[NEWEST] + 2, L + 1 - t)  # a tile that ended early is a sign of more
+    n = open_tile(m, at, now, job, b, L, t, n)
     offset = m[SCALARS, OFFSET]
     rate = 0.0 if slow else m[SCALARS, RATE]
     if slow:

@@ -25,6 +25,7 @@ from semicrf.engine.cpu.lanes import (
     fma,
     larger,
     load,
+    log,
     smaller,
     store,
     times_power_of_two,
@@ -94,26 +95,27 @@ def far(m, at, U, D, S, n, count, c):
 
 
 @kernel
-def exact(m, at, now, c, t, payload):
-    """log sum_s exp(logu + logd) over the sources of label c before t, the mean of r + dp there, the largest logu."""
-    first, base = now[FIRST], m[BASE, c]
-    s0 = max(t - at.K, np.int64(m[LO, c]))
-    x = -inf
-    top = -inf
-    for s in range(s0, t):
-        u = m[at.logu + s - first, c] - base
-        top = max(top, u)
-        x = max(x, u + m[at.logd + t - 1 - s, c])
-    if x == -inf:
-        return x, 0.0, top
-    total = 0.0
-    mean = 0.0
-    for s in range(s0, t):
-        p = np.exp(m[at.logu + s - first, c] - base + m[at.logd + t - 1 - s, c] - x)
-        total += p
-        if payload and p > 0.0:
-            mean += p * (m[at.r + s - first, c] + m[RBASE, c] + m[at.dp + t - 1 - s, c])
-    return x + np.log(total), mean / total, top
+def exact(m, at, now, c, t, x, mean, highest, payload):
+    """Of the sources of these lanes before t: rows x, log sum_s exp(logu + logd), mean, of r + dp there, and highest,
+    the largest logu.
+    """
+    first, base, low = now[FIRST], load(m, BASE, c), lowest(m, at, c, t)
+    top, most = fill(-inf), fill(-inf)
+    for s in range(low, t):
+        u = load(m, at.logu + s - first, c) - base
+        most = larger(u, most)
+        top = larger(u + load(m, at.logd + t - 1 - s, c), top)
+    store(m, highest, c, most)
+    top = where_open(top, top, fill(0.0))
+    total, total1 = fill(0.0), fill(0.0)
+    for s in range(low, t):
+        p = exp(load(m, at.logu + s - first, c) - base + load(m, at.logd + t - 1 - s, c) - top)
+        total = total + p
+        if payload:
+            r = load(m, at.r + s - first, c) + load(m, RBASE, c) + load(m, at.dp + t - 1 - s, c)
+            total1 = total1 + where_positive(p, p * r, fill(0.0))
+    store(m, x, c, log(total) + top)
+    store(m, mean, c, where_positive(total, total1 / total, fill(0.0)))
 
 
 @kernel
@@ -197,12 +199,13 @@ def _reframe(m, at, now, c, t, payload):
     if above(fill(0.0), shift) != 0:
         _renew(m, at, now, c, low, t, payload)
         return
-    scale = times_power_of_two(fill(1.0), fill(MAGIC) - smaller(shift, fill(1000.0)))
-    for q in range(low - first, t - newest - first):
-        u = load(m, at.U + q, c)
-        store(m, at.U + q, c, where_positive(u, larger(u * scale, fill(U_LEAST)), fill(0.0)))
-        if payload:
-            store(m, at.V + q, c, load(m, at.V + q, c) * scale)
+    if above(shift, fill(0.0)) != 0:
+        scale = times_power_of_two(fill(1.0), fill(MAGIC) - smaller(shift, fill(1000.0)))
+        for q in range(low - first, t - newest - first):
+            u = load(m, at.U + q, c)
+            store(m, at.U + q, c, where_positive(u, larger(u * scale, fill(U_LEAST)), fill(0.0)))
+            if payload:
+                store(m, at.V + q, c, load(m, at.V + q, c) * scale)
     _renew(m, at, now, c, max(low, t - newest), t, payload)
 
 
