@@ -87,10 +87,16 @@ def far(m, at, U, D, S, n, count, c):
         store(m, S + j + 3, c, x3)
         j += 4
     while j < n:
-        x = load(m, S + j, c)
-        for q in range(min(count, at.K - j)):
-            x = fma(load(m, U - q, c), load(m, D + j + q, c), x)
-        store(m, S + j, c, x)
+        x0, x1, x2, x3 = load(m, S + j, c), fill(0.0), fill(0.0), fill(0.0)
+        last = min(count, at.K - j)
+        for q in range(0, last - 3, 4):
+            x0 = fma(load(m, U - q, c), load(m, D + j + q, c), x0)
+            x1 = fma(load(m, U - q - 1, c), load(m, D + j + q + 1, c), x1)
+            x2 = fma(load(m, U - q - 2, c), load(m, D + j + q + 2, c), x2)
+            x3 = fma(load(m, U - q - 3, c), load(m, D + j + q + 3, c), x3)
+        for q in range(max(last, 0) // 4 * 4, last):
+            x0 = fma(load(m, U - q, c), load(m, D + j + q, c), x0)
+        store(m, S + j, c, (x0 + x1) + (x2 + x3))
         j += 1
 
 
