@@ -13,7 +13,7 @@ from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
-from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS
+from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS, ROWS
 
 inf = np.inf
 
@@ -218,11 +218,14 @@ def run(job, b0, b1, m, k, now, keep, rows, totals, pull):
     """
     payload = job.payload
     at, sums = mapped(job.K, job.C, payload), counts.summed(job.K, job.C)
+    now[ROWS] = keep or job.reversed
+    again = False
     for b in range(b0, b1):
         L = job.lengths[b]
         if job.reversed and not _wanted(pull, now, b):
             continue
-        prepare(m, at, job, b)
+        prepare(m, at, job, b, again)
+        again = True
         begin(m, at, now, job, b, L)
         if job.reversed:
             clear(k, at, 0, sums.rows)

@@ -15,19 +15,17 @@ from __future__ import annotations
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.careful import A_LEAST, LEAD_LEAST, SUM_LEAST, careful
 from semicrf.engine.cpu.lanes import (
     LANES,
     above,
     doubtful,
-    exp,
     fill,
     fma,
     larger,
     load,
     log,
-    spread,
     store,
-    where_open,
     where_positive,
 )
 from semicrf.engine.cpu.linking import kernel, small
@@ -46,7 +44,6 @@ from semicrf.engine.cpu.memory import (
     INITP,
     LA,
     LG,
-    LOWER,
     LX,
     LY,
     OFFSET,
@@ -59,19 +56,19 @@ from semicrf.engine.cpu.memory import (
     S1,
     SCALARS,
     TILE,
-    TOPS,
     WTOP,
     A,
     G,
     S,
     X,
     Y,
+    clear,
+    product,
 )
 from semicrf.engine.cpu.tile import open_tile
-from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
+from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, ROWS, U_LEAST
 
-SUM_LEAST, LEAD_LEAST, A_MOST, U_MOST = np.exp(-200.0), np.exp(-240.0), np.exp(100.0), np.exp(HIGH)
-A_LEAST = np.exp(-290.0)
+A_MOST, U_MOST = np.exp(100.0), np.exp(HIGH)
 inf = np.inf
 
 
@@ -85,6 +82,9 @@ def dyadic(x):
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
     opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
+    clear(m, at, at.U, at.size)
+    if job.payload:
+        clear(m, at, at.V, at.size)
     for row in range(at.logu, at.logu + at.size):
         for c in range(0, at.width, LANES):
             store(m, row, c, fill(-inf))
@@ -105,19 +105,6 @@ def begin(m, at, now, job, b, L):
             m[at.r + row, c] = r
             m[at.V + row, c] = m[at.U + row, c] * r
     now[NEWEST] = 1
-
-
-@small
-def product(m, at, a, w, c):
-    """Row a times the matrix w."""
-    x0 = fill(0.0)
-    x1 = fill(0.0)
-    for d in range(0, at.C - 1, 2):
-        x0 = fma(spread(m, a, d), load(m, w + d, c), x0)
-        x1 = fma(spread(m, a, d + 1), load(m, w + d + 1, c), x1)
-    if at.C % 2 == 1:
-        x0 = fma(spread(m, a, at.C - 1), load(m, w + at.C - 1, c), x0)
-    return x0 + x1
 
 
 @kernel
@@ -174,15 +161,18 @@ def fast(m, at, now, L, t, n, payload):
 
 
 @kernel
-def logarithms(m, at, n, last, payload):
-    """A fast tile's alpha and g, and their moments, as logarithms and means; g of all but the last of a sequence."""
+def logarithms(m, at, n, rows, last, payload):
+    """A fast tile's alpha and g, and their moments, as logarithms and means; alpha of the tile's last alone where no
+    `rows` are wanted, g of all but the last of a sequence.
+    """
     for j in range(n):
         for c in range(0, at.width, LANES):
-            s = load(m, S + j, c)
-            if payload:
-                mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
-                store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
-            store(m, LA + j, c, log(s) + load(m, LX + j, c))
+            if rows or j == n - 1:
+                s = load(m, S + j, c)
+                if payload:
+                    mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
+                    store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
+                store(m, LA + j, c, log(s) + load(m, LX + j, c))
             if last and j == n - 1:
                 continue
             g = load(m, G + j, c)
@@ -190,74 +180,6 @@ def logarithms(m, at, n, last, payload):
             if payload:
                 mean = load(m, G1 + j, c) / g
                 store(m, HG + j, c, where_positive(g, mean, fill(0.0)))
-
-
-@kernel
-def careful(m, at, now, t, last, payload):
-    """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
-    for c in range(0, at.width, LANES):
-        s = load(m, S, c)
-        x = log(s) + load(m, LX, c)
-        store(m, LA, c, x)
-        if payload:
-            store(m, HA, c, where_open(x, load(m, S1, c) / s + load(m, HX, c), fill(0.0)))
-        if doubtful(s, fill(SUM_LEAST)) != 0:
-            _sum_again(m, at, now, c, t, payload)
-    if not last:
-        top = -inf
-        for c in range(at.C):
-            top = max(top, m[LA, c])
-        lead(m, at, top if top > -inf else 0.0, payload)
-    now[FRESH] = 1
-
-
-@kernel
-def _sum_again(m, at, now, c, t, payload):
-    """The window sums of these lanes where they are doubtful."""
-    x, mean, highest = X, Y, TOPS
-    exact(m, at, now, c, t, x, mean, highest, payload)
-    for i in range(c, min(c + LANES, at.C)):
-        if 0.0 < m[S, i] < SUM_LEAST:
-            m[S, i] = -1.0
-            m[LOWER, i] = m[highest, i] if abs(m[highest, i]) > 1.0 else 0.0
-            m[LA, i] = m[x, i] + m[LX, i]
-            m[HA, i] = m[mean, i] + m[HX, i] if m[LA, i] > -inf else 0.0
-
-
-@kernel
-def lead(m, at, top, payload):
-    """g of a careful position from its alpha, whose largest is `top`."""
-    a, a1 = X, Y
-    for c in range(0, at.width, LANES):
-        x = load(m, LA, c)
-        store(m, a, c, where_open(x, larger(exp(x - fill(top)), fill(A_LEAST)), fill(0.0)))
-        store(m, a1, c, load(m, a, c) * load(m, HA, c))
-    for c in range(0, at.width, LANES):
-        g = product(m, at, a, at.W, c)
-        if doubtful(g, fill(LEAD_LEAST)) != 0:
-            _lead_again(m, at, c, payload)
-            continue
-        store(m, LG, c, log(g) + fill(top) + load(m, WTOP, c))
-        if payload:
-            g1 = product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c)
-            store(m, HG, c, where_positive(g, g1 / g, fill(0.0)))
-
-
-@kernel
-def _lead_again(m, at, c, payload):
-    """g of these lanes in logarithms."""
-    top = fill(-inf)
-    for d in range(at.C):
-        top = larger(spread(m, LA, d) + load(m, at.logw + d, c), top)
-    top = where_open(top, top, fill(0.0))
-    total, total1 = fill(0.0), fill(0.0)
-    for d in range(at.C):
-        p = exp(spread(m, LA, d) + load(m, at.logw + d, c) - top)
-        total = total + p
-        if payload:
-            total1 = fma(p, spread(m, HA, d) + load(m, at.wp + d, c), total1)
-    store(m, LG, c, log(total) + top + load(m, WTOP, c))
-    store(m, HG, c, where_positive(total, total1 / total, fill(0.0)))
 
 
 @kernel
@@ -306,7 +228,7 @@ def advance(m, at, now, job, b, L, t):
             now[NEWEST] = 0
             return 0, offset, rate
         now[PATIENCE] = 0
-        logarithms(m, at, n, t + n - 1 == L, payload)
+        logarithms(m, at, n, now[ROWS] != 0, t + n - 1 == L, payload)
     top = close(m, at, now, t, n, t + n - 1 == L, payload)
     m[SCALARS, OFFSET] += rate * n + top
     if not slow:

@@ -44,7 +44,8 @@ inf = np.inf
 
 FIRST, NEWEST, FRESH, GAUGED, CAREFUL, PATIENCE = range(6)  # of `now`
 DURATIONS, CHANGES = 6, 7  # whether gradients of these are wanted
-NUMBERS = 8
+ROWS = 8  # whether alpha is wanted at every position
+NUMBERS = 9
 
 
 @kernel
