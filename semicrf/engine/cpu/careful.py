@@ -22,7 +22,7 @@ from semicrf.engine.cpu.lanes import (
     where_open,
     where_positive,
 )
-from semicrf.engine.cpu.linking import kernel
+from semicrf.engine.cpu.linking import cold
 from semicrf.engine.cpu.memory import HA, HG, HX, LA, LG, LOWER, LX, S1, TOPS, WTOP, S, X, Y, product
 from semicrf.engine.cpu.window import FRESH, exact
 
@@ -30,7 +30,7 @@ SUM_LEAST, LEAD_LEAST, A_LEAST = np.exp(-200.0), np.exp(-240.0), np.exp(-290.0)
 inf = np.inf
 
 
-@kernel
+@cold
 def careful(m, at, now, t, last, payload):
     """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
     for c in range(0, at.width, LANES):
@@ -49,7 +49,7 @@ def careful(m, at, now, t, last, payload):
     now[FRESH] = 1
 
 
-@kernel
+@cold
 def _sum_again(m, at, now, c, t, payload):
     """The window sums of these lanes where they are doubtful."""
     x, mean, highest = X, Y, TOPS
@@ -62,7 +62,7 @@ def _sum_again(m, at, now, c, t, payload):
             m[HA, i] = m[mean, i] + m[HX, i] if m[LA, i] > -inf else 0.0
 
 
-@kernel
+@cold
 def lead(m, at, top, payload):
     """g of a careful position from its alpha, whose largest is `top`."""
     a, a1 = X, Y
@@ -81,7 +81,7 @@ def lead(m, at, top, payload):
             store(m, HG, c, where_positive(g, g1 / g, fill(0.0)))
 
 
-@kernel
+@cold
 def _lead_again(m, at, c, payload):
     """g of these lanes in logarithms."""
     top = fill(-inf)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semicrf.engine.cpu.lanes import LANES, above, exp, fill, fma, load, smaller, spread, store, where_positive
-from semicrf.engine.cpu.linking import kernel
+from semicrf.engine.cpu.linking import cold, kernel
 from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LX, RBASE, TILE, WTOP, S
 from semicrf.engine.cpu.window import FIRST, lowest
 
@@ -120,7 +120,7 @@ def durations(m, k, at, sums, now, t, n, payload):
                 correlate(m, k, sums.duration1 + lag, Z, at.V + row - lag, n, c)
 
 
-@kernel
+@cold
 def exact_durations(m, k, at, sums, now, t, z, h, payload):
     """Counts of durations from one position, where its window sum was done in logarithms; z: offset less log Z."""
     first = now[FIRST]
@@ -167,7 +167,7 @@ def sides(m, k, at, sums, n, z, rate, h, payload):
                 store(k, RIGHT1 + j, c, where_positive(x, x * load(k, FA + j, c), fill(0.0)))
 
 
-@kernel
+@cold
 def _changes(m, k, at, sums, j, top, h, payload):
     """Counts of changes of label at one position, in logarithms; rows: the label before."""
     for d in range(at.C):

@@ -8,7 +8,7 @@ import numpy as np
 
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.lanes import LANES, exp, fill, fma, larger, load, spread, store, where_open
-from semicrf.engine.cpu.linking import kernel, small
+from semicrf.engine.cpu.linking import cold, kernel, small
 
 TILE = 16
 PAD = 4  # rows that a group of four destinations may read beyond a table
@@ -103,7 +103,7 @@ def product(m, at, a, w, c):
     return x0 + x1
 
 
-@kernel
+@cold
 def _exponentials(m, at, logs, linear, top, n, least):
     """linear = exp(logs - top), not below `least` where it is not 0; logs less top; top: the largest of each column, 0
     where all are -inf.
@@ -128,7 +128,7 @@ def _times(m, at, x, y, xy, n):
             store(m, xy + k, c, load(m, x + k, c) * load(m, y + k, c))
 
 
-@kernel
+@cold
 def prepare(m, at, job, b, again):
     """Clear the memory and make the tables of one sequence, seen from one end; `again`: those of another stand there,
     and if all share them they stay.
@@ -149,7 +149,7 @@ def prepare(m, at, job, b, again):
         P.payload_row(job, ends, b, 0, m, INITP, E)
 
 
-@kernel
+@cold
 def _tables(m, at, job, b):
     """Durations and transitions, as logarithms and as numbers, with their payloads."""
     K, C = at.K, at.C

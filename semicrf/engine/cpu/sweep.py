@@ -28,7 +28,7 @@ from semicrf.engine.cpu.lanes import (
     store,
     where_positive,
 )
-from semicrf.engine.cpu.linking import kernel, small
+from semicrf.engine.cpu.linking import cold, kernel, small
 from semicrf.engine.cpu.memory import (
     A1,
     BASE,
@@ -78,7 +78,7 @@ def dyadic(x):
     return np.floor(x * 64.0 + 0.5) / 64.0
 
 
-@kernel
+@cold
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
     opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)

@@ -32,7 +32,7 @@ from semicrf.engine.cpu.lanes import (
     where_open,
     where_positive,
 )
-from semicrf.engine.cpu.linking import kernel, small
+from semicrf.engine.cpu.linking import cold, kernel, small
 from semicrf.engine.cpu.memory import BASE, BEST, FRAME, GAUGE, LO, LOWER, PAD, PREFIX, RBASE, SCALARS, TOPS, clear
 
 DRIFT = 60.0  # a frame this far below its newest source is moved when a tile opens
@@ -101,7 +101,7 @@ def far(m, at, U, D, S, n, count, c):
         j += 1
 
 
-@kernel
+@cold
 def exact(m, at, now, c, t, x, mean, highest, payload):
     """Of the sources of these lanes before t: rows x, log sum_s exp(logu + logd), mean, of r + dp there, and highest,
     the largest logu.
@@ -125,7 +125,7 @@ def exact(m, at, now, c, t, x, mean, highest, payload):
     store(m, mean, c, where_positive(total, total1 / total, fill(0.0)))
 
 
-@kernel
+@cold
 def slide(m, at, now, t, payload):
     """Move the live sources to the front of the buffers, in units of their frames of now."""
     by = t - at.K - PAD - now[FIRST]
@@ -140,7 +140,7 @@ def slide(m, at, now, t, payload):
     now[FIRST] += by
 
 
-@kernel
+@cold
 def kill(m, at, now, c, s, payload):
     """Sources of label c before s reach no further destination."""
     for q in range(max(np.int64(m[LO, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
@@ -151,7 +151,7 @@ def kill(m, at, now, c, s, payload):
     m[LO, c] = max(m[LO, c], np.float64(s))
 
 
-@kernel
+@cold
 def _renew(m, at, now, c, s0, s1, payload):
     """U and V of sources s0..s1-1 from their logarithms."""
     for q in range(s0 - now[FIRST], s1 - now[FIRST]):
@@ -196,7 +196,7 @@ def _drifts(m, at, now, c, t):
     return True
 
 
-@kernel
+@cold
 def _reframe(m, at, now, c, t, payload):
     """Move the frames of these lanes by `lower`: products where all go up, anew from logarithms where one goes down."""
     first, newest, low = now[FIRST], now[NEWEST], lowest(m, at, c, t)
@@ -216,7 +216,7 @@ def _reframe(m, at, now, c, t, payload):
     _renew(m, at, now, c, max(low, t - newest), t, payload)
 
 
-@kernel
+@cold
 def regauge(m, at, now, t):
     """Count means from here: the largest label's, so that they stay small."""
     shift = m[SCALARS, BEST]
