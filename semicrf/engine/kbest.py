@@ -31,26 +31,21 @@ def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canon
         graphs, values = _by_duration(spec, lengths, tensors)
     else:
         graphs, values = _of_viterbi(spec, lengths, tensors)
-    found: list[tuple[np.ndarray, ...]] = [()] * len(graphs)
+    size, count = len(graphs), np.zeros((k, len(graphs)), np.int64)
+    score, arrivals = np.full((k, size), -inf), [np.empty((0, 0), np.int64)] * size
 
-    def one(b: int) -> None:
+    def search(b: int) -> None:
         walks = enumerate_walks(graphs[b], k)
         n = len(walks.base)
-        start, end, label = (np.full((n, graphs[b].length), -1) for _ in range(3))
-        count = np.zeros(n, np.int64)
-        segments(graphs[b], trace(graphs[b], walks), start, end, label, count)
-        found[b] = start, end, label, count, values[b] - walks.loss
+        arrivals[b] = trace(graphs[b], walks, count[:, b])
+        score[:n, b] = values[b] - walks.loss
 
-    run([lambda b=b: one(b) for b in range(len(graphs))], int(lengths.sum()) * (spec.K + spec.C) * spec.C)
-    N = max((int(rows[3].max(initial=1)) for rows in found), default=1)
-    padded = [np.full((k, len(graphs), N), -1) for _ in range(3)]
-    count, score = np.zeros((k, len(graphs)), np.int64), np.full((k, len(graphs)), -inf)
-    for b, rows in enumerate(found):
-        n, width = len(rows[3]), min(N, rows[0].shape[1])
-        for whole, row in zip(padded, rows, strict=False):
-            whole[:n, b, :width] = row[:, :width]
-        count[:n, b], score[:n, b] = rows[3:]
-    return tuple(map(torch.from_numpy, (*padded, count, score)))
+    work = int(lengths.sum()) * (spec.K + spec.C) * spec.C
+    run([lambda b=b: search(b) for b in range(size)], work)
+    N = int(count.max(initial=1))
+    start, end, label = (np.empty((k, size, N), np.int64) for _ in range(3))
+    run([lambda b=b: segments(graphs[b], arrivals[b], b, start, end, label) for b in range(size)], work)
+    return tuple(map(torch.from_numpy, (start, end, label, count, score)))
 
 
 def _of_viterbi(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[list[Graph], np.ndarray]:

@@ -160,9 +160,9 @@ def arrival(graph, node):
 
 
 @kernel
-def trace(graph, walks):
-    """(walks, length + 1): the node at which a walk comes to the segment that ends at each position, -1 where none
-    does.
+def trace(graph, walks, count):
+    """How many segments each walk has, in `count`, and (walks, length + 1): the node at which it comes to the segment
+    that ends at each position, -1 where none does.
 
     A walk is the one that it leaves up to there, then a best walk; where that meets the walk that it left, which is
     a best walk too, both go on alike.
@@ -187,18 +187,19 @@ def trace(graph, walks):
             behind = arrival(graph, behind)
         if behind < 0:
             row[1:above] = -1
+        count[r] = (row >= 0).sum()
     return arrivals
 
 
 @kernel
-def segments(graph, arrivals, start, end, label, count):
-    """The segments of each walk, in order, from the front of its row."""
+def segments(graph, arrivals, b, start, end, label):
+    """The segments of each walk, in order, from the front of row (rank, b); -1 after them."""
     C = graph.g.shape[0]
-    for r in range(arrivals.shape[0]):
+    for r in range(start.shape[0]):
         n, last = 0, 0
-        for t in range(1, graph.length + 1):
+        for t in range(1, graph.length + 1 if r < arrivals.shape[0] else 0):
             node = arrivals[r, t]
             if node >= 0:
-                start[r, n], end[r, n], label[r, n] = last, t, node // graph.run % C
+                start[r, b, n], end[r, b, n], label[r, b, n] = last, t, node // graph.run % C
                 n, last = n + 1, t
-        count[r] = n
+        start[r, b, n:], end[r, b, n:], label[r, b, n:] = -1, -1, -1
