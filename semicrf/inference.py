@@ -55,7 +55,9 @@ class Inference:
 
         In the model's dtype, as gradients are; in float32 where that is a half precision, which would round them.
         """
-        model = self.potentials.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)))
+        model = self.potentials
+        if model.dtype not in (torch.float32, torch.float64):
+            model = model.map(torch.Tensor.float)
         parts = {**model.parts, **{n: model.full(n) for n in wanted}}
         one = torch.ones(1, self.lengths.shape[0], dtype=torch.float64, device=self.lengths.device)
         flags = [n in wanted for n in parts]

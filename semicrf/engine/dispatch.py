@@ -69,5 +69,7 @@ def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tup
     """The walk along the stored choices of the best path, on the device where they lie."""
     if "triton" in BACKENDS and lengths.device.type == "cuda":
         return BACKENDS["triton"].best(lengths, alpha_id, g_id, end_id)
+    if "cpu" in BACKENDS and lengths.device.type == "cpu":
+        return BACKENDS["cpu"].best(lengths, alpha_id, g_id, end_id)
     blank = lengths.new_empty(0, dtype=torch.float64)
     return walk.best(lengths, State(blank, blank, blank, blank, alpha_id, g_id, end_id))

@@ -75,6 +75,7 @@ class Scan(torch.autograd.Function):
         spec, _keep, lengths, *tensors = inputs
         ctx.spec = spec
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros as large as the state
         ctx.save_for_backward(lengths, *output, *tensors)
         ctx.save_for_forward(lengths, *output, *tensors)
 
@@ -83,6 +84,8 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
+        if grads[0] is None:
+            return None, None, None, *[None] * len(tensors)
         pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
 

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.cpu import generic, linear
+from semicrf.engine.cpu.path import best
 from semicrf.engine.reference import State
+
+__all__ = ["best", "scan", "scan_vjp", "serves"]
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
