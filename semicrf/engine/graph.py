@@ -18,7 +18,10 @@ from numba import njit
 INF = float("inf")
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
-part = njit(forceinline=True, error_model="numpy")
+part = njit(error_model="numpy")
+inlined = njit(
+    forceinline=True, error_model="numpy"
+)  # what a loop over arcs calls; all of them would take long to compile
 """No fast-math: a value has to come out the same wherever it is computed."""
 
 
@@ -40,7 +43,7 @@ class Graph(NamedTuple):
     end_id: Any
 
 
-@part
+@inlined
 def sizes(graph):
     """Columns of g, labels, the first node of G, and F."""
     C, T, columns = graph.g.shape
@@ -48,7 +51,7 @@ def sizes(graph):
     return columns, C, first, first + T * C * columns
 
 
-@part
+@inlined
 def span(graph, t, c, k):
     """What a segment of label c and duration k that ends at t scores, with all before it, relative to (t, c)."""
     s = t - k
@@ -58,7 +61,7 @@ def span(graph, t, c, k):
     return value + graph.segment[s, k - 1, c] if graph.segment.shape[0] > 0 else value
 
 
-@part
+@inlined
 def before(graph, s, column, c, previous):
     """What leads from the label before it into a segment of label c that starts at s."""
     kept = column if previous == c and graph.run > 1 else 0
@@ -128,27 +131,26 @@ def best(graph, node):
 
 @part
 def other(graph, node, taken, last, top):
-    """The sidetrack that follows arc `last` of value `top`, in order of values, then of arcs; and its value."""
+    """The sidetrack that follows arc `last` of value `top`, in order of values, then of arcs; its value; and the value
+    of the arc that is taken.
+    """
     columns, C, first, end = sizes(graph)
-    found, most = -1, -INF
-    if graph.run == 1 and node < first:
-        t, c = node // C, node % C
-        for arc in range(choices(graph, node)):
+    found, most, own = -1, -INF, -INF
+    inside, between = graph.run == 1 and node < first, node >= first and node < end
+    t, c = node // C, node % C
+    s, column = (node - first) // (C * columns), (node - first) // C % columns
+    for arc in range(choices(graph, node)):
+        if inside:
             v = span(graph, t, c, arc + 1)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    elif node >= first and node < end:
-        s, column, c = (node - first) // (C * columns), (node - first) // C % columns, (node - first) % C
-        for arc in range(C):
-            v = before(graph, s, column, c, arc)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    else:
-        for arc in range(choices(graph, node)):
+        elif between:
+            v = before(graph, s, column, (node - first) % C, arc)
+        else:
             v = value(graph, node, arc)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    return found, most
+        if arc == taken:
+            own = v
+        elif v > most and (v < top or (v == top and arc > last)):
+            found, most = arc, v
+    return found, most, own
 
 
 @kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from semicrf.engine import ops
 from semicrf.engine.arcs import Arcs
+from semicrf.engine.cpu.build import Announced
 from semicrf.engine.cpu.pool import run
 from semicrf.engine.graph import Graph, forward
 from semicrf.engine.layout import Spec
-from semicrf.engine.sidetracks import enumerate_walks, segments, trace
+from semicrf.engine.sidetracks import FULL, Heap, Walks, enumerate_walks, segments, trace
 
 inf = float("inf")
 
@@ -31,26 +33,33 @@ def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canon
         graphs, values = _by_duration(spec, lengths, tensors)
     else:
         graphs, values = _of_viterbi(spec, lengths, tensors)
-    found: list[tuple[np.ndarray, ...]] = [()] * len(graphs)
+    size, count = len(graphs), np.zeros((k, len(graphs)), np.int64)
+    score, arrivals = np.full((k, size), -inf), [np.empty((0, 0), np.int64)] * size
 
-    def one(b: int) -> None:
-        walks = enumerate_walks(graphs[b], k)
-        n = len(walks.base)
-        start, end, label = (np.full((n, graphs[b].length), -1) for _ in range(3))
-        count = np.zeros(n, np.int64)
-        segments(graphs[b], trace(graphs[b], walks), start, end, label, count)
-        found[b] = start, end, label, count, values[b] - walks.loss
+    def search(b: int) -> None:
+        walks = _walks(graphs[b], k)
+        n = len(walks.loss)
+        arrivals[b] = trace(graphs[b], walks, count[:, b])
+        score[:n, b] = values[b] - walks.loss
 
-    run([lambda b=b: one(b) for b in range(len(graphs))], int(lengths.sum()) * (spec.K + spec.C) * spec.C)
-    N = max((int(rows[3].max(initial=1)) for rows in found), default=1)
-    padded = [np.full((k, len(graphs), N), -1) for _ in range(3)]
-    count, score = np.zeros((k, len(graphs)), np.int64), np.full((k, len(graphs)), -inf)
-    for b, rows in enumerate(found):
-        n, width = len(rows[3]), min(N, rows[0].shape[1])
-        for whole, row in zip(padded, rows, strict=False):
-            whole[:n, b, :width] = row[:, :width]
-        count[:n, b], score[:n, b] = rows[3:]
-    return tuple(map(torch.from_numpy, (*padded, count, score)))
+    work = int(lengths.sum()) * (spec.K + spec.C) * spec.C
+    compiled = bool(segments.signatures) or not size
+    with nullcontext() if compiled else Announced("compiling the search for the k best (once; numba keeps it)"):
+        run([lambda b=b: search(b) for b in range(size)], work)
+    N = int(count.max(initial=1))
+    start, end, label = (np.empty((k, size, N), np.int64) for _ in range(3))
+    run([lambda b=b: segments(graphs[b], arrivals[b], b, start, end, label) for b in range(size)], work)
+    return tuple(map(torch.from_numpy, (start, end, label, count, score)))
+
+
+def _walks(graph: Graph, k: int) -> Walks:
+    """The k walks that lose least, or as many as there are."""
+    walks, room = Walks(np.empty(k), np.empty((k, 3), np.int64)), 16 * (graph.length + 64)
+    while True:
+        found = enumerate_walks(graph, walks, Heap(np.empty(room), np.empty((room, 5), np.int64)))
+        if found != FULL:
+            return Walks(walks.loss[:found], walks.side[:found])
+        room *= 4
 
 
 def _of_viterbi(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[list[Graph], np.ndarray]:
