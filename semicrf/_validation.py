@@ -47,6 +47,41 @@ def sequence_ids(value: Tensor | None, potentials: Potentials) -> Tensor:
     return value.long().reshape(potentials.B)
 
 
+def count(name: str, value: object, least: int) -> int:
+    """An integer that is not too small."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise bad_input(name, repr(value), f"an integer of at least {least}")
+    return value
+
+
+def shape(name: str, value: object) -> torch.Size:
+    """A tuple of sizes as torch.Size.
+
+    >>> shape("sample_shape", 3)
+    Traceback (most recent call last):
+    semicrf.errors.InputError: sample_shape: got 3; expected a tuple of sizes. Likely fix: (3,).
+    """
+    if isinstance(value, Sequence) and all(isinstance(n, int | torch.SymInt) and n >= 0 for n in value):
+        return torch.Size(value)
+    fix = f"({value},)." if isinstance(value, int) else ""
+    raise bad_input(name, repr(value), "a tuple of sizes", fix)
+
+
+def broadcast(own: torch.Size, value: object) -> torch.Size:
+    """The larger batch shape, checked to be one that `own` broadcasts to."""
+    larger = shape("batch_shape", value)
+    fits = len(larger) >= len(own) and all(n in (1, m) for n, m in zip(own[::-1], larger[::-1], strict=False))
+    if not fits:
+        expected = f"a shape that {tuple(own)} broadcasts to"
+        raise bad_input("batch_shape", tuple(larger), expected, "new axes come first; only axes of size 1 grow.")
+    return larger
+
+
+def seed(generator: torch.Generator | None) -> int:
+    """One 62-bit seed, from the generator or from torch's default one."""
+    return int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
+
+
 def wanted(validate_args: bool | None, potentials: Potentials, lengths: Tensor | None = None) -> bool:
     """Whether values are checked: as told, or by default wherever reading them is possible and cheap."""
     if validate_args is not None:
@@ -75,19 +110,24 @@ def values(potentials: Potentials, lengths: Tensor) -> None:
         if least < 1 or most > T:
             fix = "drop empty sequences." if least < 1 else "lengths count positions: trim them to T."
             raise bad_input("lengths", f"values {least}..{most}", f"1..{T}, T of the potentials", fix)
-    flags = []
-    names = [n for n in potentials.parts if n not in MASKS]
-    for name in names:
-        part = _inside(name, potentials.parts[name].detach(), lengths)
-        if name == "edge":  # before the first segment only previous = 0 is read
-            part = torch.cat([part[:, :1, :, :1].flatten(1), part[:, 1:].flatten(1)], 1)
-        flags += [part.isnan().any(), (part == float("inf")).any()]
-    found = torch.stack(flags).tolist() if flags else []  # one read for all of them
-    for i, bad in enumerate(found):
-        if bad:
-            kind = "+inf" if i % 2 else "NaN"
-            fix = "use -inf to forbid." if i % 2 else "look for 0 / 0 or log of a negative number upstream."
-            raise bad_input(names[i // 2], f"{kind} within the lengths", "finite numbers or -inf", fix)
+    scores = {n: t.detach() for n, t in potentials.parts.items() if n not in MASKS and t.numel()}
+    tops = torch.stack([t.aminmax().max for t in scores.values()]).tolist() if scores else []  # one read for all
+    for (name, part), top in zip(scores.items(), tops, strict=True):
+        if not top < float("inf"):  # NaN, too: somewhere, maybe where nothing is read
+            _read_values(name, part, lengths)
+
+
+def _read_values(name: str, part: Tensor, lengths: Tensor) -> None:
+    """Raise where a score that is read is NaN or +inf."""
+    part = _inside(name, part, lengths)
+    if name == "edge":  # before the first segment only previous = 0 is read
+        part = torch.cat([part[:, :1, :, :1].flatten(1), part[:, 1:].flatten(1)], 1)
+    for kind, found, fix in (
+        ("NaN", part.isnan(), "look for 0 / 0 or log of a negative number upstream."),
+        ("+inf", part == float("inf"), "use -inf to forbid."),
+    ):
+        if found.any():
+            raise bad_input(name, f"{kind} within the lengths", "finite numbers or -inf", fix)
 
 
 def same_shape(other: object, mine: Potentials) -> None:

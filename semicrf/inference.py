@@ -16,6 +16,7 @@ from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.primitives import generated
+from semicrf.engine.reference import State
 from semicrf.potentials import Potentials
 
 Model = dict[str, Tensor]
@@ -39,6 +40,12 @@ class Inference:
         models = [self.potentials.parts, *others]
         return ops.scan(self.spec(semiring, models), self.lengths, flat(models)).value
 
+    def state(self, semiring: type[Semiring]) -> State:
+        """What a forward sweep leaves at every position, without a graph."""
+        models = [self.potentials.parts]
+        with torch.no_grad():
+            return ops.scan(self.spec(semiring, models), self.lengths, flat(models), keep=True)
+
     def log_z(self) -> Tensor:
         """(B,)."""
         return self.total(Log)[0]
@@ -48,7 +55,9 @@ class Inference:
 
         In the model's dtype, as gradients are; in float32 where that is a half precision, which would round them.
         """
-        model = self.potentials.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)))
+        model = self.potentials
+        if model.dtype not in (torch.float32, torch.float64):
+            model = model.map(torch.Tensor.float)
         parts = {**model.parts, **{n: model.full(n) for n in wanted}}
         one = torch.ones(1, self.lengths.shape[0], dtype=torch.float64, device=self.lengths.device)
         flags = [n in wanted for n in parts]
@@ -58,6 +67,13 @@ class Inference:
     def best(self) -> tuple[Tensor, Tensor, Tensor]:
         """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
         return ops.best_path(self.spec(Max, [self.potentials.parts]), self.lengths, flat([self.potentials.parts]))
+
+    def k_best(self, k: int, canonical: bool) -> tuple[Tensor, ...]:
+        """start, end, label (k, B, N), count and score (k, B) of the k best segmentations, on the host."""
+        from semicrf.engine.kbest import k_best  # here, as numba's loops are loaded when they are first needed
+
+        parts = self.potentials.parts
+        return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
 
     def sample(self, seed: int, samples: int, sequence_id: Tensor) -> tuple[Tensor, Tensor]:
         """Start marks (S, B, T) and labels at them, of exact samples."""

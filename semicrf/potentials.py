@@ -92,7 +92,8 @@ class Potentials:
         shape = [sizes[a] for a in PARTS[name]]
         if name in self.parts:
             return self.parts[name].expand(shape)
-        return torch.zeros(shape, dtype=torch.bool if name in MASKS else self.dtype, device=self.device)
+        zero = torch.zeros((1,) * len(shape), dtype=torch.bool if name in MASKS else self.dtype, device=self.device)
+        return zero.expand(shape)
 
     def on_batch(self, f: Callable[[Tensor], Tensor]) -> Potentials:
         """The same after `f`, which rearranges leading batch axes; parts that the batch shares stay."""

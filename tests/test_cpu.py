@@ -10,7 +10,7 @@ from tables import LONG, assert_same_bits_on_threads
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, Log, LogCount, Max, Semiring, Std
 from semicrf.compile import compiled, dual
 from semicrf.compile.loglinear import Mean, Weight, loglinear
-from semicrf.engine import ops
+from semicrf.engine import ops, reference, walk
 from semicrf.engine.dispatch import BACKENDS, serving
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.errors import BackendError
@@ -136,6 +136,37 @@ def test_threads_change_no_bit():
     size = (400, 50, 8)
     parts = models(Entropy, size, 1.0, 0.0, seed=5)
     assert_same_bits_on_threads(lambda: run(Entropy, parts, torch.tensor([400, 371]), size, "cpu"))
+
+
+@pytest.mark.parametrize("names", [PARTS, (*PARTS, "duration_transition")])
+@pytest.mark.parametrize("holes", [0.0, 0.3])
+def test_the_walk_is_that_of_the_reference(names, holes):
+    """Also where the label before depends on the duration, and where there is no path."""
+    T, K, C = 23, 4, 3
+    generator = torch.Generator().manual_seed(8)
+    drawn = [oracle.random_model(T, K, C, generator=generator, holes=holes, parts=names).parts for _ in range(6)]
+    parts = {n: torch.stack([d[n].detach() for d in drawn]) for n in drawn[0]}
+    with torch.no_grad():
+        parts["emission"][5] = -inf
+    lengths = torch.tensor([23, 1, 4, 17, 22, 9])
+    state = reference.scan(compiled(Max), [parts], lengths, T, K, C, True)
+    marks, labels = BACKENDS["cpu"].best(lengths, state.alpha_id, state.g_id, state.end_id)
+    expected, wanted = walk.best(lengths, state)
+    assert torch.equal(marks, expected)
+    assert torch.equal(labels, wanted)
+    assert not marks[5].any()
+    assert marks[0, 0] == (state.value[0, 0] > -inf)
+
+
+def test_a_part_of_the_loops_refuses_to_run_alone():
+    """It is compiled without a wrapper for Python: a call must not end at an address of nothing."""
+    from semicrf.engine.cpu.counts import summed
+    from semicrf.engine.cpu.sweep import dyadic
+
+    with pytest.raises(KeyError, match="dyadic is a part"):
+        dyadic(1.0)
+    with pytest.raises(KeyError, match="summed is a part"):
+        summed(3, 2)
 
 
 def test_the_form_is_read_off_the_functions():

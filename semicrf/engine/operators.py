@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semicrf.compile import program
 from semicrf.engine import walk
-from semicrf.engine.dispatch import best, serving, stored
+from semicrf.engine.dispatch import best, choices, serving, stored
 from semicrf.engine.layout import BY_DURATION, MASKS, Spec
 from semicrf.engine.reference import State
 
@@ -110,6 +110,13 @@ def _sample(
 def _sample_fake(semiring, backend, layout, T, K, C, seed, samples, lengths, sequence_id, tensors):
     shape = (samples, lengths.shape[0], T)
     return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
+
+
+def run_choices(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> State:
+    """A scan for a walk along the best path, not as an operator."""
+    run = program(spec.semiring)
+    module = serving(spec.backend, run, set(spec.names), lengths.device)
+    return choices(module, run, spec.models(tensors), lengths, spec.T, spec.K, spec.C)
 
 
 # ------------------------------------------------------------------ the twin for torch.compile

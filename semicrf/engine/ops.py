@@ -22,8 +22,9 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
+from semicrf.engine.dispatch import best
 from semicrf.engine.layout import Spec
-from semicrf.engine.operators import N, Stored, run_scan, run_scan_vjp
+from semicrf.engine.operators import N, Stored, run_choices, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
 
 
@@ -75,6 +76,7 @@ class Scan(torch.autograd.Function):
         spec, _keep, lengths, *tensors = inputs
         ctx.spec = spec
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros as large as the state
         ctx.save_for_backward(lengths, *output, *tensors)
         ctx.save_for_forward(lengths, *output, *tensors)
 
@@ -83,6 +85,8 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
+        if grads[0] is None:
+            return None, None, None, *[None] * len(tensors)
         pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
 
@@ -193,6 +197,9 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
     tensors = [t.detach() for t in tensors]
+    if not torch.compiler.is_compiling() and _plain(tensors):
+        state = run_choices(spec, lengths, tensors)
+        return *best(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
     state = State(*torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors))
     return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
 

@@ -43,11 +43,11 @@ class State(NamedTuple):
     end_id: Tensor  # (ids, B): which final label
 
     @classmethod
-    def of(cls, value: Tensor) -> State:
-        """The value alone, all else empty; an operator's outputs share no memory."""
+    def of(cls, value: Tensor, choice: torch.dtype = torch.int64) -> State:
+        """The value alone, all else empty, choices of this dtype; an operator's outputs share no memory."""
         B = value.shape[1]
         real = (value.new_empty(0, B) for _ in range(3))
-        return cls(value, *real, *(value.new_empty((0, B), dtype=torch.int64) for _ in range(3)))
+        return cls(value, *real, *(value.new_empty((0, B), dtype=choice) for _ in range(3)))
 
 
 class Algebra:

@@ -14,18 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semicrf.engine.cpu.lanes import (
-    LANES,
-    exp,
-    fill,
-    fma,
-    kernel,
-    load,
-    smaller,
-    spread,
-    store,
-    where_positive,
-)
+from semicrf.engine.cpu.lanes import LANES, exp, fill, fma, load, smaller, spread, store, where_positive
+from semicrf.engine.cpu.linking import kernel
 from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LO, LX, RBASE, TILE, WTOP, S
 from semicrf.engine.cpu.window import FIRST, lowest
 

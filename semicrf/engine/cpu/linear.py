@@ -13,8 +13,10 @@ from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.build import run_kernel
+from semicrf.engine.cpu.linking import collector_off
 from semicrf.engine.cpu.pool import groups
-from semicrf.engine.cpu.runs import Pull, Rows, backward, forward
+from semicrf.engine.cpu.pool import run as in_threads
+from semicrf.engine.cpu.runs import Pull, Rows, Totals, room, run
 from semicrf.engine.layout import MASKS, UNFACTORED, shared
 from semicrf.engine.reference import State
 
@@ -53,11 +55,32 @@ def _jobs(form: LogLinear, table: np.ndarray, lengths: Tensor, K: int, C: int) -
 def _limits(job: P.Job, T: int) -> tuple[P.Job, float] | None:
     """A run whose mean is positive just where other models forbid what the weight allows, and what the mean then is."""
     others = [m for m, c in enumerate(job.coefficients) if c != 0 and m != job.weight]
-    forbid = [m for m in others if P.forbids_more(job, T, m)]
+    forbid = [m for m in others if P.forbids_more(job, T, m, np.zeros((2, job.C)))]
     if not forbid:
         return None
     limits = {-inf if job.coefficients[m] > 0 else inf for m in forbid}
     return job._replace(marks=True), limits.pop() if len(limits) == 1 else np.nan
+
+
+NO_PULL = Pull(np.zeros((0, 8, 2), np.int64), np.zeros((0, 0)), np.zeros((0, 0)))
+
+
+def _start(tasks: list[Callable[[], None]], work: int) -> None:
+    """Run tasks; the first of a process load the loops, or compile them."""
+    if run.overloads:
+        in_threads(tasks, work)
+    else:
+        with collector_off():
+            run_kernel(run, tasks, work)
+
+
+def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int, b1: int) -> None:
+    run(job, b0, b1, *room(job), keep, rows, totals, pull)
+
+
+def _zeros(*shape: int) -> Tensor:
+    """numpy's zeros take no memory until they are written."""
+    return torch.from_numpy(np.zeros(shape))
 
 
 def _rows(alpha: np.ndarray, g: np.ndarray, f: int, i: int) -> Rows:
@@ -78,14 +101,15 @@ def scan(
     for n, mean, job in _jobs(form, P.described(models), lengths, K, C):
         f = form.weights[n].field
         i = f if mean is None else mean.field
-        rows, other = _rows(alpha, g, f, i), np.zeros(B) if mean is None else value[i]
-        tasks += [partial(forward, job, b0, b1, keep, rows, value[f], other) for b0, b1 in groups(B)]
+        rows, totals = _rows(alpha, g, f, i), Totals(value[f], np.zeros(B) if mean is None else value[i])
+        tasks += [partial(_run, job, keep, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
         found = None if mean is None else _limits(job, T)
         if found is not None:
             marks, limit = found
-            limits.append((i, np.zeros(B), limit))
-            tasks += [partial(forward, marks, a, b, False, rows, np.zeros(B), limits[-1][1]) for a, b in groups(B)]
-    run_kernel(forward, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+            totals = Totals(np.zeros(B), np.zeros(B))
+            limits.append((i, totals.mean, limit))
+            tasks += [partial(_run, marks, False, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
+    _start(tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -95,12 +119,14 @@ def scan(
                 value[m.field] += c * np.where(w > -inf, w, 0.0)
         value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
     if not keep:
-        return State.of(torch.from_numpy(value))
-    alpha_id = torch.empty((0, B, T + 1, C), dtype=torch.int64)
-    g_id = torch.empty((0, B, T, 1, C), dtype=torch.int64)
-    end_id = torch.empty((0, B), dtype=torch.int64)
-    offset = torch.zeros((program.potentials, B, T + 1), dtype=torch.float64)
-    return State(torch.from_numpy(value), torch.from_numpy(alpha), torch.from_numpy(g), offset, alpha_id, g_id, end_id)
+        return State.of(torch.from_numpy(value), torch.int32)
+    return State.of(torch.from_numpy(value), torch.int32)._replace(
+        alpha=torch.from_numpy(alpha),
+        g=torch.from_numpy(g),
+        offset=_zeros(program.potentials, B, T + 1),
+        alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int32),
+        g_id=torch.empty((0, B, T, 1, C), dtype=torch.int32),
+    )
 
 
 def scan_vjp(
@@ -110,10 +136,7 @@ def scan_vjp(
     """The reverse sweep: the same recurrence from the other end, and counts where the two meet."""
     form, B = _form(program), lengths.shape[0]
     held = P.held(models)
-    sums = [
-        {n: torch.zeros((B, *m[n].shape[1:]), dtype=torch.float64) for n in want - MASKS}
-        for m, want in zip(models, wanted, strict=True)
-    ]
+    sums = [{n: _zeros(B, *m[n].shape[1:]) for n in want - MASKS} for m, want in zip(models, wanted, strict=True)]
     targets = np.zeros((len(models), len(P.NAMES), 2), np.int64)
     for m, total in enumerate(sums):
         for n, t in total.items():
@@ -125,24 +148,24 @@ def scan_vjp(
     done: set[int] = set()
     runs = []
     for n, mean, job in _jobs(form, P.described(held), lengths, K, C):
-        pull = _pull(form, n, mean, value, cot, n not in done, targets)
+        totals, pull = _pull(form, n, mean, value, cot, n not in done, targets)
         done.add(n)
         job = job._replace(payload=bool(pull.moment.any()), reversed=True)
         f = form.weights[n].field
-        runs.append((job, _rows(alpha, g, f, f if mean is None else mean.field), pull))
+        runs.append((job, _rows(alpha, g, f, f if mean is None else mean.field), totals, pull))
 
     def task(b0: int, b1: int) -> None:  # one after the other, as they add to the same gradients
-        for job, rows, pull in runs:
-            backward(job, b0, b1, rows, pull)
+        for job, rows, totals, pull in runs:
+            _run(job, False, rows, totals, pull, b0, b1)
 
-    run_kernel(backward, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
+    _start([partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
     return [{n: shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 
 def _pull(
     form: LogLinear, n: int, mean: Mean | None, value: np.ndarray, cot: np.ndarray, first: bool, targets: np.ndarray
-) -> Pull:
-    """What the counts of one run are multiplied by; a weight's own cotangent counts in its first run."""
+) -> tuple[Totals, Pull]:
+    """What the counts of one run are relative to and multiplied by; a weight's own cotangent is in its first run."""
     models, B = targets.shape[0], value.shape[1]
     mass, moment = np.zeros((models, B)), np.zeros((models, B))
     weight = form.weights[n]
@@ -162,4 +185,4 @@ def _pull(
             if c != 0:
                 centre -= c * np.where(value[other.field] > -inf, value[other.field], 0.0)
         centre[~np.isfinite(centre)] = 0.0
-    return Pull(targets, mass, moment, log_z, centre)
+    return Totals(log_z, centre), Pull(targets, mass, moment)

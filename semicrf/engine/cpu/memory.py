@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import LANES, exp, fill, kernel, larger, load, store, where_open
+from semicrf.engine.cpu.lanes import LANES, exp, fill, larger, load, store, where_open
+from semicrf.engine.cpu.linking import kernel
 
 TILE = 16
 PAD = 4  # rows that a group of four destinations may read beyond a table

@@ -16,7 +16,8 @@ from llvmlite import ir
 from numba import types
 from torch import Tensor
 
-from semicrf.engine.cpu.lanes import instruction, kernel, small
+from semicrf.engine.cpu.lanes import instruction
+from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.layout import MASKS
 
 NAMES = ("emission", "segment_start", "segment_end", "duration", "transition", "start", "end", "required")
@@ -55,6 +56,8 @@ def described(models: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
     for m, parts in enumerate(models):
         for name, t in parts.items():
             size, strides = t.element_size(), t.stride()
+            if t.numel() > 1 and not any(strides) and not t.flatten()[0]:
+                continue  # one zero, expanded: no score, wanted for its gradient alone
             batch = strides[0] * size if t.shape[0] > 1 else 0
             row = strides[1] * size if t.dim() == 3 else 0
             table[m, NAMES.index(name)] = (t.data_ptr(), batch, row, strides[-1] * size, size)
@@ -190,10 +193,9 @@ def _mark(job, p, b, i, out, j, scratch):
                 out[j, c] = 0.0
 
 
-@kernel
-def forbids_more(job, T, m):
-    """Whether model m forbids anything that the weight allows."""
-    rows = np.zeros((2, job.C))
+@entry
+def forbids_more(job, T, m, rows):
+    """Whether model m forbids anything that the weight allows; rows (2, C): scratch."""
     for b in range(job.lengths.shape[0]):
         for p, n in (
             (EMISSION, T),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import kernel, small
+from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
+from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS
 
 inf = np.inf
 
@@ -31,6 +33,11 @@ class Pull(NamedTuple):
     targets: Any  # (models, 8, 2) int64: address, bytes from one sequence to the next; 0 where not wanted
     mass: Any  # (models, B): the factor of the counts
     moment: Any  # (models, B): the factor of their moments
+
+
+class Totals(NamedTuple):
+    """Of each sequence: written by the forward sweep, read by the reverse."""
+
     log_z: Any  # (B,)
     mean: Any  # (B,)
 
@@ -102,27 +109,6 @@ def _total(m, at, job, b, row, offset):
 
 
 @kernel
-def forward(job, b0, b1, keep, rows, value, mean):
-    """Log totals and means of sequences b0..b1-1; their rows where `keep`."""
-    at = mapped(job.K, job.C, job.payload)
-    m = np.zeros((at.rows, at.width))
-    now = np.zeros(6, np.int64)
-    for b in range(b0, b1):
-        L = job.lengths[b]
-        prepare(m, at, job, b)
-        begin(m, at, now, job, b, L)
-        if keep:
-            _keep_ends(m, at, rows, b, L, job.payload)
-        t, n, offset, rate = 1, 0, 0.0, 0.0
-        while t <= L:
-            n, offset, rate = advance(m, at, now, job, b, L, t)
-            if keep:
-                _keep_tile(m, at, rows, b, L, t, n, offset, rate, job.payload)
-            t += n
-        value[b], mean[b] = _total(m, at, job, b, n - 1, offset + n * rate)
-
-
-@kernel
 def _give(pull, p, b, i, C, k, mass, moment, payload):
     """Add a row of counts to row i of part p of every gradient that wants it."""
     for model in range(pull.targets.shape[0]):
@@ -156,10 +142,10 @@ def _give_position(m, k, at, pull, b, p, j, L, payload):
 
 
 @kernel
-def _last(m, k, at, rows, pull, b, L, h, payload):
+def _last(m, k, at, rows, totals, pull, b, L, h, payload):
     """Counts of the segments that end with the sequence."""
     for c in range(at.C):
-        p = np.exp(min(rows.alpha[b, L, c] + m[INIT, c] - pull.log_z[b], counts.ONCE))
+        p = np.exp(min(rows.alpha[b, L, c] + m[INIT, c] - totals.log_z[b], counts.ONCE))
         k[counts.COVER, c] = p
         k[counts.COVER + 1, c] = p * (rows.alpha_mean[b, L, c] + m[INITP, c] + h) if payload and p > 0.0 else 0.0
     _give(pull, P.CLOSE, b, L - 1, at.C, k, counts.COVER, counts.COVER + 1, payload)
@@ -189,22 +175,22 @@ def _give_sums(m, k, at, sums, pull, b, payload):
 
 
 @small
-def _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, offset, rate, h, wants, payload):
+def _count_tile(m, k, at, sums, now, rows, totals, pull, b, L, t, n, offset, rate, payload):
     """Take the counts of a tile of the reverse sweep."""
     p = L - t
-    z = offset - pull.log_z[b]
+    z = offset - totals.log_z[b]
     counts.fetch(k, rows.alpha[b], p, n, at.C, counts.AL)
     counts.fetch(k, rows.g[b], p, n, at.C, counts.GL)
     if payload:
         counts.fetch(k, rows.alpha_mean[b], p, n, at.C, counts.FA)
         counts.fetch(k, rows.g_mean[b], p, n, at.C, counts.FG)
-    gauged = h + m[SCALARS, GAUGE]
+    gauged = m[SCALARS, GAUGE] - totals.mean[b]
     counts.positions(m, k, at, n, z, rate, gauged, payload)
-    if wants[P.DURATION]:
+    if now[DURATIONS] != 0:
         counts.durations(m, k, at, sums, now, t, n, payload)
         if n == 1:
             counts.exact_durations(m, k, at, sums, now, t, z, gauged, payload)
-    if wants[P.TRANSITION]:
+    if now[CHANGES] != 0:
         counts.sides(m, k, at, sums, n, z, rate, gauged, payload)
         counts.transitions(k, at, sums, n, payload)
     for j in range(n):
@@ -212,30 +198,54 @@ def _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, offset, rate, h, wa
 
 
 @kernel
-def backward(job, b0, b1, rows, pull):
-    """Add the gradients of one weight and payload in sequences b0..b1-1."""
+def _wanted(pull, now, b):
+    """Whether a sequence has gradients at all; `now` remembers which of those that are summed over positions."""
+    any_part, now[DURATIONS], now[CHANGES] = False, 0, 0
+    for model in range(pull.targets.shape[0]):
+        if pull.mass[model, b] != 0.0 or pull.moment[model, b] != 0.0:
+            for p in range(pull.targets.shape[1]):
+                any_part = any_part or pull.targets[model, p, 0] != 0
+            now[DURATIONS] |= pull.targets[model, P.DURATION, 0] != 0
+            now[CHANGES] |= pull.targets[model, P.TRANSITION, 0] != 0
+    return any_part
+
+
+@entry
+def run(job, b0, b1, m, k, now, keep, rows, totals, pull):
+    """Sequences b0..b1-1 from one end. Forward: their totals, and rows where `keep`; reversed: gradients are added.
+
+    m, k, now: memory, see `room`.
+    """
     payload = job.payload
     at, sums = mapped(job.K, job.C, payload), counts.summed(job.K, job.C)
-    m, k = np.zeros((at.rows, at.width)), np.zeros((sums.rows, at.width))
-    now, wants = np.zeros(6, np.int64), np.zeros(8, np.bool_)
     for b in range(b0, b1):
         L = job.lengths[b]
-        wants[:] = False
-        for model in range(pull.targets.shape[0]):
-            if pull.mass[model, b] != 0.0 or pull.moment[model, b] != 0.0:
-                for p in range(8):
-                    wants[p] = wants[p] or pull.targets[model, p, 0] != 0
-        if not wants.any():
+        if job.reversed and not _wanted(pull, now, b):
             continue
         prepare(m, at, job, b)
         begin(m, at, now, job, b, L)
-        clear(k, at, 0, sums.rows)
-        h = -pull.mean[b]
-        _last(m, k, at, rows, pull, b, L, h, payload)
-        t = 1
+        if job.reversed:
+            clear(k, at, 0, sums.rows)
+            _last(m, k, at, rows, totals, pull, b, L, -totals.mean[b], payload)
+        elif keep:
+            _keep_ends(m, at, rows, b, L, payload)
+        t, n, offset, rate = 1, 0, 0.0, 0.0
         while t <= L:
             n, offset, rate = advance(m, at, now, job, b, L, t)
-            if n > 0:
-                _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, offset, rate, h, wants, payload)
+            if job.reversed and n > 0:
+                _count_tile(m, k, at, sums, now, rows, totals, pull, b, L, t, n, offset, rate, payload)
+            elif keep:
+                _keep_tile(m, at, rows, b, L, t, n, offset, rate, payload)
             t += n
-        _give_sums(m, k, at, sums, pull, b, payload)
+        if job.reversed:
+            _give_sums(m, k, at, sums, pull, b, payload)
+        else:
+            totals.log_z[b], totals.mean[b] = _total(m, at, job, b, n - 1, offset + n * rate)
+
+
+def room(job: P.Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Memory for one run: of the sweep, of counts, and whole numbers."""
+    at = mapped.py_func(job.K, job.C, job.payload)
+    rows = counts.summed.py_func(job.K, job.C).rows if job.reversed else 0
+    m = torch.empty((at.rows + rows, at.width), dtype=torch.float64).numpy()  # unlike numpy's, in line with the cache
+    return m[: at.rows], m[at.rows :], np.empty(NUMBERS, np.int64)

@@ -22,16 +22,15 @@ from semicrf.engine.cpu.lanes import (
     exp,
     fill,
     fma,
-    kernel,
     larger,
     load,
     log,
-    small,
     spread,
     store,
     where_open,
     where_positive,
 )
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.memory import (
     A1,
     BASE,
@@ -68,7 +67,7 @@ from semicrf.engine.cpu.memory import (
     Y,
 )
 from semicrf.engine.cpu.tile import open_tile
-from semicrf.engine.cpu.window import CAREFUL, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
+from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
 
 SUM_LEAST, LEAD_LEAST, A_MOST, U_MOST = np.exp(-200.0), np.exp(-240.0), np.exp(100.0), np.exp(HIGH)
 A_LEAST = np.exp(-290.0)
@@ -88,7 +87,7 @@ def begin(m, at, now, job, b, L):
     for row in range(at.logu, at.logu + at.size):
         for c in range(0, at.width, LANES):
             store(m, row, c, fill(-inf))
-    for n in range(now.shape[0]):
+    for n in range(DURATIONS):
         now[n] = 0
     now[FIRST] = -at.K - 4
     row = at.K + 4

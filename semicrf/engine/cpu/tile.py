@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import LANES, closes, exp, fill, kernel, larger, load, small, smaller, store, where_open
+from semicrf.engine.cpu.lanes import LANES, closes, exp, fill, larger, load, smaller, store, where_open
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.memory import (
     CLOSE,
     CP,

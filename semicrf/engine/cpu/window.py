@@ -23,16 +23,15 @@ from semicrf.engine.cpu.lanes import (
     exp,
     fill,
     fma,
-    kernel,
     larger,
     load,
-    small,
     smaller,
     store,
     times_power_of_two,
     where_open,
     where_positive,
 )
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.memory import BASE, BEST, FRAME, GAUGE, LO, LOWER, PAD, PREFIX, RBASE, SCALARS, TOPS, clear
 
 DRIFT = 60.0  # a frame this far below its newest source is moved when a tile opens
@@ -43,6 +42,8 @@ LN2 = 0.693147180559945309
 inf = np.inf
 
 FIRST, NEWEST, FRESH, GAUGED, CAREFUL, PATIENCE = range(6)  # of `now`
+DURATIONS, CHANGES = 6, 7  # whether gradients of these are wanted
+NUMBERS = 8
 
 
 @kernel
