@@ -259,3 +259,14 @@ def store_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
     for m in tl.static_range(len(which)):
         if which[m] >= 0:
             tl.store(grads[which[m]] + b * size + at + offsets, x[m], mask=mask)
+
+
+@triton.jit
+def add_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
+    """Add to what is stored there; a program adds in one order. Between two calls on one place stands a barrier."""
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = grads[which[m]] + b * size + at + offsets
+            before = tl.load(p, mask=mask, other=0.0)
+            tl.debug_barrier()  # threads that hold the same entry have all read it
+            tl.store(p, before + x[m], mask=mask)

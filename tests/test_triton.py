@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import SEMIRINGS, TOLERANCE, assert_gradient, draw, far, forbid_like
+from tables import FAMILIES, SEMIRINGS, TOLERANCE, assert_gradient, draw, far, forbid_like
 
 from semicrf.algebra import Log, Max
 from semicrf.compile import compiled, dual
 from semicrf.engine import reference, walk
 from semicrf.engine.dispatch import BACKENDS, INTERPRETED, serving
+from semicrf.engine.plan import TILED
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 HERE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -65,6 +66,24 @@ def test_values_and_gradients_are_the_references(name, size):
     once = INTERPRETED and name not in ("Log", "Max", "KL")  # the interpreter takes a second or more a sweep
     for dtype in (torch.float64, torch.float32) if size is SIZES[1] and not once else (torch.float64,):
         _check(compiled(SEMIRINGS[name].semiring), *models(name, size, dtype), size, dtype)
+
+
+@runs
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "factored"])
+@pytest.mark.parametrize("name", ["Log", "KMax(3)", "KL"] if INTERPRETED else SEMIRINGS)
+def test_arcs_that_do_not_factor(name, family):
+    """Whole segments, edges and transitions by duration."""
+    for dtype in (torch.float64,) if INTERPRETED else (torch.float64, torch.float32):
+        _check(compiled(SEMIRINGS[name].semiring), *models(name, SIZES[1], dtype, family), SIZES[1], dtype)
+
+
+@runs
+@pytest.mark.parametrize("labels", [3] if INTERPRETED else [65, 100, 256])
+@pytest.mark.parametrize("name", ["Entropy"] if INTERPRETED else ["Log", "Max", "KMax(3)", "Entropy", "KL"])
+def test_more_labels_than_a_tile_holds(name, labels, monkeypatch):
+    monkeypatch.setattr(BACKENDS["triton"], "TILED", min(labels - 1, TILED))
+    size = (*SIZES[1][:2], labels, SIZES[1][3])
+    _check(compiled(SEMIRINGS[name].semiring), *models(name, size, torch.float64), size, torch.float64)
 
 
 @runs
@@ -137,6 +156,6 @@ def test_the_walk_is_the_reference_walk():
 def test_what_it_serves():
     kernels = BACKENDS["triton"]
     assert serving("triton", compiled(Log), {"emission", "duration"}, HERE) is kernels
-    assert not kernels.serves(compiled(Log), {"segment"}, HERE)
+    assert kernels.serves(compiled(Log), {"segment", "transition"}, HERE)
     assert not kernels.serves(compiled(Log), {"emission"}, torch.device("meta"))
     assert not kernels.serves(compiled(dual(SEMIRINGS["KL"].semiring)), {"emission"}, HERE)  # takes two sweeps

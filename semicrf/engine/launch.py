@@ -103,9 +103,12 @@ def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Const
 
 
 def gradients_of(
-    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: int, new: Callable[..., Tensor]
-) -> tuple[list[dict[str, Tensor]], Parts]:
-    """Room for the gradients of the wanted parts, one row per sequence (of durations, per span of it too)."""
+    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: int, new: Callable[..., Tensor],
+    added: bool = False,
+) -> tuple[list[dict[str, Tensor]], Parts]:  # fmt: skip
+    """Room for the gradients of the wanted parts, one row per sequence (of durations, per span of it too). Zeros where
+    not every entry is written, or where they are `added` up in place.
+    """
     sizes = {"B": B, "T": T, "K": K, "C": C}
     sums: list[dict[str, Tensor]] = []
     for want in wanted:
@@ -115,7 +118,7 @@ def gradients_of(
             if name == "duration":
                 shape.insert(1, spans)
             made = new(*shape)
-            rows[name] = made.zero_() if "T" in PARTS[name] else made  # what lies past a length is never written
+            rows[name] = made.zero_() if added or "T" in PARTS[name] else made  # past a length nothing is written
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
     return sums, Parts(tensors, _layout(tuple(tuple(rows) for rows in sums), ()))

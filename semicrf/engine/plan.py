@@ -52,3 +52,28 @@ def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = 
         rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
         warps = warps if width == 2 else max(warps, 4)
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)
+
+
+TILED = 64
+"""The most labels whose transitions one program holds in registers."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sizes of a sweep that takes one position at a time, for arcs of any kind and any number of labels."""
+
+    labels: int  # C, filled up to a power of two
+    window: int  # durations read at once
+    previous: int  # previous labels in a tile of what leads on
+    durations: int  # durations in such a tile, where what leads on depends on them
+    ring: int  # positions that are kept in memory, a power of two
+    warps: int
+
+
+def steps(K: int, C: int, width: int, by_duration: bool, interpreted: bool = False) -> Steps:
+    """The plan of a sweep over arcs; `by_duration`: whether what leads into a segment depends on its duration."""
+    labels = power(max(C, 2))
+    entries = 4 * labels if interpreted else 2048 if width == 1 else 1024  # arcs in registers at once
+    previous = min(labels // 2 if interpreted else labels, entries // labels, 32)
+    durations = min(entries // (labels * previous), 16) if by_duration else 1
+    return Steps(labels, min(entries // labels, 64), previous, durations, power(K + 2), 8)

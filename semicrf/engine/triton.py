@@ -1,4 +1,6 @@
-"""`scan` and `scan_vjp` in Triton, for every semiring whose sums stream, over models that factor."""
+"""`scan` and `scan_vjp` in Triton, for every semiring whose sums stream; models that do not factor, and those of many
+labels, go to `semicrf.engine.triton_arcs`.
+"""
 
 # pyright: reportCallIssue=false
 # (a launch takes options such as num_warps beside the kernel's own parameters)
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
+from semicrf.engine import triton_arcs
 from semicrf.engine.launch import INTERPRETED, Parts, gradients_of, namespace, parts_of
 from semicrf.engine.layout import UNFACTORED, shared
-from semicrf.engine.plan import Plan, plan
+from semicrf.engine.plan import TILED, Plan, plan
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import scan as forward
@@ -29,13 +32,18 @@ SPAN = 1024
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether the kernels run a semiring over models with these parts: on a GPU, or in Triton's interpreter."""
-    if device.type != ("cpu" if INTERPRETED else "cuda") or parts & UNFACTORED:
+    if device.type != ("cpu" if INTERPRETED else "cuda"):
         return False
     try:
         triton_source(program)
     except SemiringError:
         return False
     return True
+
+
+def _tiled(models: Sequence[Mapping[str, Tensor]], C: int) -> bool:
+    """Whether the blocked sweeps take these models: they factor, and a tile holds their transitions."""
+    return C <= TILED and not any(UNFACTORED & set(m) for m in models)
 
 
 def stored(models: Sequence[Mapping[str, Tensor]]) -> tuple[torch.dtype, torch.dtype]:
@@ -64,6 +72,8 @@ def scan(
 ) -> State:
     """The forward sweep; see `semicrf.engine.reference.scan`."""
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    if not _tiled(models, C):
+        return triton_arcs.scan(program, models, lengths, T, K, C, keep, dtype)
     cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, keep)
 
     def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -91,6 +101,8 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    if not _tiled(models, C):
+        return triton_arcs.scan_vjp(program, models, lengths, T, K, C, state, cotangent, wanted, dtype)
     cut, parts, S = plan(K, C, d, INTERPRETED, reverse=True), parts_of(models), namespace(program, True)
 
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
