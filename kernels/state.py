@@ -1,7 +1,9 @@
 """Tuples of tensors, as elements and accumulators are, and the reading of a model's parts.
 
 P is the layout of the parts, a constant: ``P.emission[m]`` is the index of model m's emissions among `parts`, -1 where
-there are none; ``P.rows[i]`` is 1 where part i has one row per sequence, 0 where the batch shares one.
+there are none; ``P.rows[i]`` is 1 where part i has one row per sequence, 0 where the batch shares one. Where
+``P.backwards``, positions count from the end: a sweep then runs over the reversed sequence, whose layout has starts
+and ends exchanged.
 """
 
 import triton
@@ -125,6 +127,15 @@ def row_of(parts, index: tl.constexpr, P: tl.constexpr, b, size):
 
 
 @triton.jit
+def place(P: tl.constexpr, t, n):
+    """Where position t of a sequence of n lies."""
+    if P.backwards:
+        return n - 1 - t
+    else:
+        return t
+
+
+@triton.jit
 def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask, F: tl.constexpr):
     """(labels,) for every model: the entries `at` ... of a part, 0 where it is absent; -inf where masked."""
     out = ()
@@ -145,7 +156,9 @@ def transitions(parts, P: tl.constexpr, b, prev, next, C, F: tl.constexpr):
     for m in tl.static_range(len(P.transition)):
         if P.transition[m] >= 0:
             p = row_of(parts, P.transition[m], P, b, C * C)
-            w = tl.load(p + prev * C + next, mask=mask, other=float("-inf")).to(F)
+            one = tl.where(C > 0, 1, 0)  # a stride that is not known to be 1: both directions get the same layout
+            at = next * C + prev * one if P.backwards else prev * C + next
+            w = tl.load(p + at, mask=mask, other=float("-inf")).to(F)
         else:
             w = tl.where(mask, tl.zeros(mask.shape, F), float("-inf"))
         out = out + (w,)
@@ -159,7 +172,7 @@ def emitted(parts, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
     out = ()
     for m in tl.static_range(len(P.emission)):
         if P.emission[m] >= 0:
-            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + t * C.to(tl.int64)
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + place(P, t, n) * C.to(tl.int64)
             out = out + (tl.load(p + lab, mask=inside, other=0.0).to(F),)
         else:
             out = out + (tl.zeros(lab.shape, F),)
@@ -175,23 +188,28 @@ def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.c
     return out
 
 
-@triton.jit(do_not_specialize=["K", "C", "rows"])
-def tabulate(parts, table, K, C, rows, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-             JB: tl.constexpr):  # fmt: skip
-    """Durations -TB, 1 - TB, ... of every model and sequence, -inf outside 1..K and outside the labels."""
-    b = tl.program_id(0).to(tl.int64)
-    j = tl.program_id(1) * JB + tl.arange(0, JB)
+@triton.jit
+def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+             SB: tl.constexpr):  # fmt: skip
+    """Durations -TB, 1 - TB, ... K + 2 TB + SB of a sequence for every model, -inf outside 1..K and outside the labels;
+    where its table is, and how far that of the next model. A barrier has to follow.
+    """
+    rows = K + 3 * TB + SB + 1
+    stride = B * rows * (CP + 1)
+    table += b * rows * (CP + 1)
     lab = tl.arange(0, CP)
-    k = (j - TB)[:, None]
-    allowed = (k >= 1) & (k <= K) & (lab < C)[None, :]
-    for m in tl.static_range(len(P.duration)):
-        if P.duration[m] >= 0:
-            p = row_of(parts, P.duration[m], P, b, K.to(tl.int64) * C)
-            d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
-        else:
-            d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
-        out = table + (m * tl.num_programs(0) + b) * rows * (CP + 1)
-        tl.store(out + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
+    for j0 in range(0, rows, 2 * TB):
+        j = j0 + tl.arange(0, 2 * TB)
+        k = (j - TB)[:, None]
+        allowed = (k >= 1) & (k <= K) & (lab < C)[None, :]
+        for m in tl.static_range(len(P.duration)):
+            if P.duration[m] >= 0:
+                p = row_of(parts, P.duration[m], P, b, K.to(tl.int64) * C)
+                d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
+            else:
+                d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
+            tl.store(table + m * stride + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
+    return table, stride
 
 
 @triton.jit
@@ -215,8 +233,9 @@ def local_sums(parts, P: tl.constexpr, b, first, n, row, lab, drift, T, C, F: tl
     holes = ()
     for m in tl.static_range(len(P.emission)):
         if P.emission[m] >= 0:
-            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
-            e = tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=0.0).to(F)
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + place(P, first, n) * C.to(tl.int64)
+            at = -row if P.backwards else row
+            e = tl.load(p + at[:, None] * C + lab[None, :], mask=inside, other=0.0).to(F)
             hole = e == float("-inf")
             e = tl.where(hole, 0.0, e)
         else:
@@ -232,8 +251,9 @@ def starts_required(parts, P: tl.constexpr, m: tl.constexpr, b, first, n, row, T
     """(rows,): whether model m requires a segment to start at each position of a tile."""
     t = first + row
     if P.required[m] >= 0:
-        p = row_of(parts, P.required[m], P, b, T) + first
-        return tl.load(p + row, mask=(t >= 0) & (t < n), other=0).to(tl.int32) != 0
+        p = row_of(parts, P.required[m], P, b, T)
+        at = n - t if P.backwards else t
+        return tl.load(p + at, mask=(t > 0) & (t < n), other=0).to(tl.int32) != 0
     else:
         return t < t
 

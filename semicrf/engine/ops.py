@@ -14,6 +14,7 @@ most (for Log any, for CrossEntropy and KL the second); the semirings that choos
 # (torch types autograd.Function's static methods by their packed arguments)
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
 from semicrf.engine.layout import Spec
-from semicrf.engine.operators import N, Stored, run_scan, run_scan_vjp
+from semicrf.engine.operators import N, Stored, best, owned, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
 
 
@@ -68,6 +69,8 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Stored:
+        if _direct(tensors):
+            return owned(run_scan(spec, keep, lengths, tensors))
         return torch.ops.semicrf.scan(*_args(spec), keep, lengths, tensors)
 
     @staticmethod
@@ -111,8 +114,11 @@ class ScanVJP(torch.autograd.Function):
     @staticmethod
     def forward(spec: Spec, wanted: tuple[bool, ...], lengths: Tensor, cotangent: Tensor, *rest: Tensor):
         state, tensors = rest[:N], rest[N:]
+        direct = _direct([cotangent, *tensors])
         if state[1].numel() == 0:
             state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
+        if direct:
+            return tuple(run_scan_vjp(spec, wanted, lengths, cotangent, state, tensors))
         return tuple(torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors))
 
     @staticmethod
@@ -168,16 +174,24 @@ class ScanVJP(torch.autograd.Function):
         ), tuple(0 if w else None for w in wanted)
 
 
+for _function in (Scan, ScanVJP):  # torch asks for it at every call, and finding it takes longer than a short sequence
+    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010  no such attribute
+
+
 # ------------------------------------------------------------------ what the layers above call
-def _plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether nothing differentiates, batches or traces. Then the work is done at once: finding an operator's kernel
-    and an autograd.Function's signature takes longer than a short sequence.
+def _direct(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors hold their numbers: nothing batches or traces, or differentiates forward. Then the work is done
+    at once: finding an operator's kernel takes longer than a short sequence.
     """
     watched = forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
     if watched or torch._C._len_torch_dispatch_stack() > 0:
         return False
-    graph = torch.is_grad_enabled()
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not (graph and t.requires_grad) for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+
+
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing differentiates either."""
+    return _direct(tensors) and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = False) -> State:
@@ -186,13 +200,16 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
     if torch.compiler.is_compiling():
         return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
     if _plain(tensors):
-        return State(*run_scan(*_args(spec), keep, lengths, tensors))
+        return run_scan(spec, keep, lengths, tensors)
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
 
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
     tensors = [t.detach() for t in tensors]
+    if not torch.compiler.is_compiling() and _plain(tensors):
+        state = run_scan(spec, True, lengths, tensors)
+        return *best(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
     state = State(*torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors))
     return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
 
@@ -211,8 +228,8 @@ def scan_vjp(
         state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
         return torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
     if _plain([cotangent, *tensors]):
-        state = run_scan(*_args(spec), True, lengths, tensors)
-        return run_scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
+        state = run_scan(spec, True, lengths, tensors)
+        return run_scan_vjp(spec, wanted, lengths, cotangent, state, tensors)
     with torch.no_grad():
         state = Scan.apply(spec, True, lengths, *tensors)
     return list(ScanVJP.apply(spec, tuple(wanted), lengths, cotangent, *state, *tensors))

@@ -54,6 +54,13 @@ def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = 
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)
 
 
+def known(K: int, C: int, interpreted: bool = False) -> Plan:
+    """The plan for rows that are all known: large tiles, as only a running sum has an order."""
+    cut = plan(K, C, 1, interpreted)
+    rows = cut.rows if interpreted else max(16, min(64, 1024 // cut.labels))
+    return Plan(cut.labels, rows, rows, power(K + 3 * rows), 8 if not interpreted else 1)
+
+
 TILED = 64
 """The most labels whose transitions one program holds in registers."""
 

@@ -1,7 +1,5 @@
 """`scan` and `scan_vjp` in Triton one position at a time, for every kind of arc and any number of labels."""
 
-# pyright: reportCallIssue=false
-# (a launch takes options such as num_warps beside the kernel's own parameters)
 from __future__ import annotations
 
 import torch
@@ -9,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from semicrf.compile import Program
-from semicrf.engine.launch import INTERPRETED, gradients_of, namespace, parts_of
+from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
 from semicrf.engine.layout import BY_DURATION, shared
 from semicrf.engine.plan import steps
 from semicrf.engine.reference import State
@@ -18,6 +16,7 @@ from semicrf.kernels import arcs_vjp as backward
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
 EVERY = 2**31 - 1
+FORWARD, BACKWARD = Kernel(forward.arcs), Kernel(backward.arcs_vjp)
 
 
 def _columns(models: list[dict[str, Tensor]], K: int) -> int:
@@ -43,11 +42,13 @@ def scan(
     kept = ((T + 1, C), (T, columns, C)) if keep else ((), ())
     alpha_id, g_id = (new(ids, B, *shape, dtype=torch.int32) for shape in kept)
     source, now = new(p, B, cut.ring, C), new(d, B, C, dtype=dtype)
-    forward.arcs[(B,)](
-        parts.tensors, lengths, value, alpha, g_id, offset, alpha_id, end_id, u, source, now, T, K, C, columns, rows,
-        EVERY if keep else cut.ring - 1, cut.ring - 1, S, parts.layout, REAL[dtype], keep, cut.labels, cut.window,
-        cut.previous, cut.durations, num_warps=cut.warps,
-    )  # fmt: skip
+    FORWARD(
+        (B, 1, 1),
+        (parts.tensors, lengths, value, alpha, g_id, offset, alpha_id, end_id, u, source, now),
+        (T, K, C, columns, rows, EVERY if keep else cut.ring - 1, cut.ring - 1),
+        (S, parts.layout, REAL[dtype], keep, cut.labels, cut.window, cut.previous, cut.durations),
+        cut.warps,
+    )
     return State(value, alpha, u if keep else new(0, B), offset, alpha_id, g_id, end_id)
 
 
@@ -63,14 +64,16 @@ def scan_vjp(
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    sums, grads = gradients_of(wanted, B, T, K, C, 1, new, added=True)
+    sums, grads = gradients_of(wanted, B, T, K, C, {}, new, added=True)
     bar, over, into = new(d, B, cut.ring, C), new(p, B, cut.ring, C, dtype=torch.float64), new(d, B, columns, C)
-    backward.arcs_vjp[(B,)](
-        parts.tensors, grads.tensors, lengths, cotangent.contiguous(), state.value, state.alpha, state.g, state.offset,
-        state.alpha_id, state.g_id, state.end_id, bar, over, into, T, K, C, columns, cut.ring - 1, S, parts.layout,
-        grads.layout, REAL[dtype], cut.labels, cut.window, cut.previous, cut.durations, num_warps=cut.warps,
-    )  # fmt: skip
+    BACKWARD(
+        (B, 1, 1),
+        (parts.tensors, grads.tensors, lengths, cotangent.contiguous(), *state[:7], bar, over, into),
+        (T, K, C, columns, cut.ring - 1),
+        (S, parts.layout, grads.layout, REAL[dtype], cut.labels, cut.window, cut.previous, cut.durations),
+        cut.warps,
+    )
     return [
-        {n: shared(sums[m][n][:, 0] if n == "duration" else sums[m][n], model[n]) for n in want}
+        {n: shared(sums[m][n], model[n]) for n in want}
         for m, (model, want) in enumerate(zip(models, wanted, strict=True))
     ]

@@ -156,7 +156,7 @@ def scan_vjp(
     algebra, columns = _algebra(program), _columns(models, K)
     total, reverse = build.function(program, "total"), build.function(program, "reverse")
     model = _model(models, _tables(models, K, C, everything), everything, 0, T, 1)
-    kept, rows = Kept(*(s.detach().contiguous().numpy() for s in state)), lengths.numpy()
+    kept, rows = Kept(*(s.detach().contiguous().numpy() for s in state[: len(Kept._fields)])), lengths.numpy()
     sizes, names = {"B": B, "T": T, "K": K, "C": C}, set().union(*wanted)
     out = Gradients(
         *(np.zeros((p, B, *(sizes[a] if n in names else 0 for a in PARTS[n][1:]))) for n in Gradients._fields)
