@@ -202,9 +202,12 @@ def arcs(
     astride, gstride, ustride = B * (T + 1) * wide, B * T * columns * wide, B * urows * columns * wide
     sstride = B * (ring + 1) * wide
     alpha, alpha_id, offsets = alpha + b * (T + 1) * wide, alpha_id + b * (T + 1) * wide, offsets + b * (T + 1)
-    g_id, u, source, now = g_id + b * T * columns * wide, u + b * urows * columns * wide, source + b * (
-        ring + 1
-    ) * wide, now + b * wide
+    g_id, u, source, now = (
+        g_id + b * T * columns * wide,
+        u + b * urows * columns * wide,
+        source + b * (ring + 1) * wide,
+        now + b * wide,
+    )
     nothing = tl.zeros([CP], F)
     offset = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
     sums = constants(S.still, tl.zeros([CP], tl.float64))

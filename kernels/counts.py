@@ -13,8 +13,10 @@ from semicrf.kernels.state import (
     constants,
     durations,
     expand,
+    less,
     load_tuple,
     plus,
+    positional,
     store_grads,
     tabulate,
     take,
@@ -32,7 +34,8 @@ def both_ways(before, offsets, after, after_offsets, s, here, n, value, C, lab, 
     behind = (n - s)[:, None] * wide + lab[None, :]
     rows = (s >= 0) & (s <= n)
     level = tl.load(offsets + s, mask=rows, other=0.0) + tl.load(after_offsets + n - s, mask=rows, other=0.0) - value
-    x = tl.load(before + place, mask=here, other=float("-inf")) + tl.load(after + behind, mask=here, other=float("-inf"))
+    x = tl.load(before + place, mask=here, other=float("-inf"))
+    x += tl.load(after + behind, mask=here, other=float("-inf"))
     return tl.where(x == float("-inf"), 0.0, tl.exp(x + level.to(F)[:, None]))
 
 
@@ -46,12 +49,12 @@ def reached(cotangent, value, b):
 
 @triton.jit(do_not_specialize=["T", "K", "C"])
 def meet(
-    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, ahead, ahead_offsets, bar, z, begin,
-    limit, frames, table, T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr,
-    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
+    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, ahead, ahead_offsets, rows, limit,
+    frames, table, T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """The rows of one sequence: cotangents of alpha, what `duration_counts` reads, gradients of all but what the positions
-    share.
+    """The rows of one sequence: cotangents of alpha, what `duration_counts` reads, gradients of all but what positions
+    share; 0 past its length.
     """
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -60,7 +63,7 @@ def meet(
     wide = C.to(tl.int64)
     length = T.to(tl.int64)
     kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-    arc, fstride = arc_rows(b, B, wide, T, bar, z, begin, limit, frames, TB)
+    arc, fstride = arc_rows(b, B, wide, T, rows, limit, frames, S.fields, TB)
     ahead_offsets += b * (length + 1)
     into = ahead + b * (length + 1) * wide  # what may follow a start
     onward = ahead + B * (length + 1) * wide + b * length * wide  # what may follow an end
@@ -69,9 +72,9 @@ def meet(
     base = constants(S.still, tl.zeros([CP], tl.float64))
     mass = tl.zeros([CP], tl.float64)
     carried = constants(S.unlimited, tl.zeros([CP], tl.int32))
-    tiles_used = n // TB + 1
-    for j in range(tiles_used):
-        s0 = (tiles_used - 1 - j) * TB
+    tiles = T // TB + 1
+    for j in range(tiles):
+        s0 = (tiles - 1 - j) * TB
         s = s0 + row
         base, carried, _, _, holes = tile_arcs(parts, b, s0, n, carried, base, kept[4], strides[2], arc, strides[0],
                                                fstride, T, C, S, P, F, CP, TB)  # fmt: skip
@@ -83,9 +86,10 @@ def meet(
         flow = (ended - started).to(tl.float64)
         whole = tl.where(holes[0], 0.0, mass[None, :] + tl.cumsum(flow, 0, reverse=True)).to(F)
         mass += tl.sum(flow, 0)
-        store_grads(grads, G.emission, b, T * wide, -wide, at, (whole,), ends)
-        store_grads(grads, G.segment_end, b, T * wide, -wide, at, (ended,), ends)
-        store_grads(grads, G.segment_start, b, T * wide, 0, at, (started,), starts)
+        before, here = ((s >= 1) & (s <= T))[:, None] & inside, (s < T)[:, None] & inside
+        store_grads(grads, G.emission, b, T * wide, -wide, at, (whole,), before)
+        store_grads(grads, G.segment_end, b, T * wide, -wide, at, (ended,), before)
+        store_grads(grads, G.segment_start, b, T * wide, 0, at, (started,), here)
         store_grads(grads, G.start, b, C, 0, at, (started,), (s == 0)[:, None] & inside)
         store_grads(grads, G.end, b, C, -n * wide, at, (ended,), (s == n)[:, None] & inside)
 
@@ -123,9 +127,9 @@ def transition_counts(
                 prev[:, None] * C + lab[None, :], total, (prev < C)[:, None] & inside)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "rows", "span"])
+@triton.jit(do_not_specialize=["T", "K", "C", "pitch", "span"])
 def duration_counts(
-    parts, grads, lengths, alpha, g, alpha_id, bar, z, begin, limit, frames, table, T, K, C, rows, span,
+    parts, grads, lengths, alpha, g, alpha_id, rows, limit, frames, table, T, K, C, pitch, span,
     S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
@@ -140,31 +144,31 @@ def duration_counts(
     q = tl.arange(0, SB)
     labels = C.to(tl.int64)
     astride, gstride = B * (T + 1) * labels, B * T * labels
-    blocks = T // TB + 1
-    fstride = B * blocks * labels
+    arc, fstride = arc_rows(b, B, labels, T, rows, limit, frames, S.fields, TB)
     whole = b * (T + 1) * labels
-    frames += b * blocks * labels
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
     k_in = tl.minimum(k, K)[:, None, None]
-    d = durations(table + b * rows * (CP + 1), B * rows * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
+    d = durations(table + b * pitch * (CP + 1), B * pitch * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
     total = constants(S.still, tl.zeros([KB, CP], F))
     for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
         s = s0 + q
         starts = (s < n)[:, None] & (lab < C)[None, :]
         at = s0 * labels + q[:, None] * C + lab[None, :]
-        v = load_tuple(begin + whole, astride, at, starts, S.still, F)
-        high = load_tuple(limit + whole, astride, at, starts, S.unbounded, tl.int32)
+        begins = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
+        v = less(begins, load_tuple(arc[1], astride, at, starts, S.still, F))
+        high = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
         gs = load_tuple(g + b * T * labels, gstride, at, starts, S.zero, F)
         us = expand(S.act(gs, v), 0)
         t = s[None, :, None] + k[:, None, None]
         here = (t <= n) & inside
         to = t * labels + lab[None, None, :]
         y = load_tuple(alpha + whole, astride, to, here, S.zero, F)
-        gy = load_tuple(bar + whole, astride, to, here, S.nothing, F)
+        gy = load_tuple(arc[0], astride, to, here, S.nothing, F)
         id = load_tuple(alpha_id + whole, astride, to, here, S.nowhere, tl.int32)
-        ends = load_tuple(z + whole, astride, to, here, S.still, F)
-        shift = load_tuple(frames, fstride, (t // TB) * C + lab[None, None, :], here, S.still, tl.float64)
-        own = load_tuple(frames, fstride, (s // TB)[:, None] * C + lab[None, :], starts, S.still, tl.float64)
+        ends = plus(load_tuple(arc[1], astride, to, here, S.still, F),
+                    positional(parts, P.segment_end, P, b, t - 1, n, lab[None, None, :], T, C, F))  # fmt: skip
+        shift = load_tuple(arc[3], fstride, (t // TB) * C + lab[None, None, :], here, S.still, tl.float64)
+        own = load_tuple(arc[3], fstride, (s // TB)[:, None] * C + lab[None, :], starts, S.still, tl.float64)
         w = ()
         for m in tl.static_range(S.potentials):
             x = d[m] + (ends[m] + (shift[m] - own[m][None, :, :]).to(F))

@@ -21,6 +21,7 @@ from semicrf.kernels.state import (
     tabulate,
     take,
     transitions,
+    turned,
     vectors,
 )
 
@@ -207,6 +208,8 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     frames += b * (R // TB) * C
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
+    if P.backwards:
+        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], K + 3 * TB + SB + 1, CP)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
     base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
@@ -258,10 +261,10 @@ def scan(
     total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, KEEP)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "ring", "rows"])
+@triton.jit(do_not_specialize=["T", "K", "C", "ring", "pitch"])
 def scan_both(
     parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, ahead, ahead_offsets, u, frames, table, T, K, C,
-    ring, rows, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     SB: tl.constexpr,
 ):  # fmt: skip
     """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
@@ -279,5 +282,5 @@ def scan_both(
         R = B * (ring + 1)
         after_g = ahead + B * (length + 1) * wide
         kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
-        sweep(parts, b, B, n, kept, strides, u + R * wide, frames + (R // TB) * wide, table + B * rows * (CP + 1), T, K,
+        sweep(parts, b, B, n, kept, strides, u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1), T, K,
               C, ring, S, Q, F, True, CP, TB, SB)  # fmt: skip

@@ -11,16 +11,17 @@ from semicrf.kernels.state import (
     durations,
     emitted,
     expand,
+    less,
     load_tuple,
     local_sums,
     pick,
     plus,
+    positional,
     starts_required,
     store_grads,
     store_tuple,
     tabulate,
     take,
-    tiles,
     transitions,
     vectors,
 )
@@ -49,8 +50,8 @@ def pulled_back(g, y, x, w, id, place, S: tl.constexpr):
 
 
 @triton.jit
-def far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
-            S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+def far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstride, s0, n, T, K, C, S: tl.constexpr,
+            P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
     """Cotangents (rows, labels) of sources s0 + row from the destinations beyond their tile, SB at a time."""
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
@@ -61,11 +62,12 @@ def far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, fr
         t = s0 + TB + j0 + q
         here = (t <= n)[:, None] & (lab < C)[None, :]
         at = (s0 + TB + j0) * wide + q[:, None] * C + lab[None, :]
-        y = expand(load_tuple(alpha, astride, at, here, S.zero, F), 0)
-        gy = expand(load_tuple(bar, astride, at, here, S.nothing, F), 0)
-        id = expand(load_tuple(alpha_id, astride, at, here, S.nowhere, tl.int32), 0)
-        ends = load_tuple(z, astride, at, here, S.still, F)
-        shift = load_tuple(frames, fstride, ((s0 + TB + j0) // TB) * C + lab, lab < C, S.still, tl.float64)
+        y = expand(load_tuple(kept[0], strides[0], at, here, S.zero, F), 0)
+        gy = expand(load_tuple(arc[0], strides[0], at, here, S.nothing, F), 0)
+        id = expand(load_tuple(kept[2], strides[0], at, here, S.nowhere, tl.int32), 0)
+        ends = plus(load_tuple(arc[1], strides[0], at, here, S.still, F),
+                    positional(parts, P.segment_end, P, b, t[:, None] - 1, n, lab[None, :], T, C, F))  # fmt: skip
+        shift = load_tuple(arc[3], fstride, ((s0 + TB + j0) // TB) * C + lab, lab < C, S.still, tl.float64)
         k = TB + j0 + q[None, :] - row[:, None]
         d = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
         w = ()
@@ -99,18 +101,21 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
 
 
 @triton.jit
-def arc_rows(b, B, wide, T, bar, z, begin, limit, frames, TB: tl.constexpr):
-    """What a reverse sweep keeps of sequence b, and how far apart its scalars lie: of frames, of all else."""
+def arc_rows(b, B, wide, T, rows, limit, frames, fields: tl.constexpr, TB: tl.constexpr):
+    """What a reverse sweep keeps of sequence b: cotangents of alpha and sums of emissions from a tile's first position,
+    both in `rows`, limits, and frames, with how far apart those of two potentials lie.
+    """
     whole = b * (T + 1) * wide
     blocks = T // TB + 1
-    return (bar + whole, z + whole, begin + whole, limit + whole, frames + b * blocks * wide), B * blocks * wide
+    sums = rows + fields * B * (T + 1) * wide
+    return (rows + whole, sums + whole, limit + whole, frames + b * blocks * wide), B * blocks * wide
 
 
 @triton.jit
 def tile_arcs(parts, b, s0, n, carried, base, offsets, ostride, arc, astride, fstride, T, C, S: tl.constexpr,
               P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):  # fmt: skip
-    """What ends and starts in a tile add to arcs, kept in `arc`; the tile's frames, the limits it hands on and has, what
-    starts add, and where the positions before its rows forbid.
+    """A tile's sums of emissions, limits and frames, kept in `arc`. Returns its frames, the limits it hands on and has,
+    what its starts add to arcs, and where the positions before its rows forbid.
     """
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
@@ -124,26 +129,23 @@ def tile_arcs(parts, b, s0, n, carried, base, offsets, ostride, arc, astride, fs
         step = step + ((level - before).to(F)[:, None],)
     sums, holes = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
     high = limits(parts, P, carried, b, s0, n, row, lab, T, C, S.still, F)
-    ends = plus(tiles(parts, P.segment_end, P, b, s0 - 1, n, row, lab, T, C, F), sums)
-    starts = tiles(parts, P.segment_start, P, b, s0, n, row, lab, T, C, F)
+    starts = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
     made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
-    bases, lowest, v = (), (), ()
+    bases, lowest = (), ()
     for m in tl.static_range(S.potentials):
         bases = bases + (base[m] - made[m].to(tl.float64),)
         lowest = lowest + (tl.min(high[m], 0),)
-        v = v + (starts[m] - sums[m],)
     at = s0 * C.to(tl.int64) + row[:, None] * C + lab[None, :]
     rows = (s <= n)[:, None] & inside[None, :]
-    store_tuple(arc[1], astride, at, ends, rows)
-    store_tuple(arc[2], astride, at, v, rows)
-    store_tuple(arc[3], astride, at, high, rows)
-    store_tuple(arc[4], fstride, (s0 // TB) * C + lab, bases, inside)
-    return bases, lowest, high, v, holes
+    store_tuple(arc[1], astride, at, sums, rows)
+    store_tuple(arc[2], astride, at, high, rows)
+    store_tuple(arc[3], fstride, (s0 // TB) * C + lab, bases, inside)
+    return bases, lowest, high, less(starts, sums), holes
 
 
 @triton.jit
 def pull_leads(t, n, g_bar, leads_bar, last, leads, a, gi, gi_id, lab, S: tl.constexpr):
-    """Cotangents of alpha at t, from what leads on there and, at the end, from the value; those of transitions added."""
+    """Cotangents of alpha at t, from what leads on there and, at the end, from the value; and of transitions."""
     lead = pulled_back(expand(g_bar, 1), expand(gi, 1), expand(a, 0), leads, expand(gi_id, 1), lab[None, :], S)
     leads_bar = plus(leads_bar, take(lead, S.fields, S.fields + S.potentials))
     into = add_up(lead, 0, S.fields)
@@ -187,8 +189,9 @@ def near_bar(parts, grads, b, t, n, i, total, us, high, last, leads, leads_bar, 
     a_id = load_tuple(kept[2], astride, line, inside & (t <= n), S.nowhere, tl.int32)
     gi = load_tuple(kept[1], gstride, line, inside & (t < n), S.zero, F)
     gi_id = load_tuple(kept[3], gstride, line, inside & (t < n), S.nowhere, tl.int32)
-    zi = load_tuple(arc[1], astride, line, inside & (t <= n), S.still, F)
-    vi = load_tuple(arc[2], astride, line, inside & (t <= n), S.still, F)
+    sums = load_tuple(arc[1], astride, line, inside & (t <= n), S.still, F)
+    zi = plus(positional(parts, P.segment_end, P, b, t - 1, n, lab, T, C, F), sums)
+    vi = less(positional(parts, P.segment_start, P, b, t, n, lab, T, C, F), sums)
     started = S.act_vjp(pick(total, (row == i)[:, None], S, "fields"), gi, vi)
     g_bar = take(started, 0, S.fields)
     a_bar, leads_bar = pull_leads(t, n, g_bar, leads_bar, last, leads, a, gi, gi_id, lab, S)
@@ -200,26 +203,26 @@ def near_bar(parts, grads, b, t, n, i, total, us, high, last, leads, leads_bar, 
     for m in tl.static_range(S.potentials):
         w = w + (tl.where(t <= high[m], d[m] + zi[m][None, :], float("-inf")),)
     pulled = pulled_back(expand(a_bar, 0), expand(a, 0), us, w, expand(a_id, 0), (k - 1)[:, None], S)
-    sums = ()
+    more = ()
     for f in tl.static_range(S.fields):
-        sums = sums + (total[f] + tl.where((row < i)[:, None], pulled[f], 0.0),)
-    return sums, g_bar, leads_bar, mass
+        more = more + (total[f] + tl.where((row < i)[:, None], pulled[f], 0.0),)
+    return more, g_bar, leads_bar, mass
 
 
 @triton.jit(do_not_specialize=["T", "K", "C"])
 def scan_vjp(
-    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, bar, z, begin, limit, frames,
+    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, rows, limit, frames,
     table, T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr,
     CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """One sequence, backward; `bar` .. `frames` keep what destinations and sources add to an arc."""
+    """One sequence, backward; `rows` .. `frames` keep what belongs to the ends and the starts of arcs."""
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
     row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
     kept, strides = rows_of(b, B, wide, T.to(tl.int64), alpha, g, alpha_id, g_id, offsets)
-    arc, fstride = arc_rows(b, B, wide, T, bar, z, begin, limit, frames, TB)
+    arc, fstride = arc_rows(b, B, wide, T, rows, limit, frames, S.fields, TB)
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     leads = transitions(parts, P, b, lab[None, :], prev[:, None], C, F)  # (next, previous)
     nothing = tl.zeros([CP], F)
@@ -239,8 +242,8 @@ def scan_vjp(
         tl.debug_barrier()
         here = ((s0 + row) < n)[:, None] & inside[None, :]
         us = S.act(load_tuple(kept[1] + s0 * wide, strides[1], row[:, None] * C + lab[None, :], here, S.zero, F), v)
-        total = far_bar(table, dstride, us, high, base, kept[0], arc[0], kept[2], arc[1], strides[0], arc[4], fstride,
-                        s0, n, K, C, S, F, CP, TB, SB)  # fmt: skip
+        total = far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstride, s0, n, T, K, C, S, P, F,
+                        CP, TB, SB)  # fmt: skip
         for back in range(TB):
             i = TB - 1 - back
             total, g_bar, leads_bar, mass = near_bar(

@@ -149,6 +149,31 @@ def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask,
 
 
 @triton.jit
+def positional(parts, which: tl.constexpr, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
+    """A part at positions t and labels `lab`, tensors that broadcast together, for every model; 0 where it is absent,
+    -inf outside 0..n-1.
+    """
+    inside = (t >= 0) & (t < n) & (lab < C)
+    out = ()
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C)
+            out = out + (tl.load(p + t * C.to(tl.int64) + lab, mask=inside, other=float("-inf")).to(F),)
+        else:
+            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def less(x, y):
+    """The difference of two tuples."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (x[i] - y[i],)
+    return out
+
+
+@triton.jit
 def transitions(parts, P: tl.constexpr, b, prev, next, C, F: tl.constexpr):
     """A matrix for every model, over `prev` and `next`, which broadcast together; -inf outside the labels."""
     mask = (prev < C) & (next < C)
@@ -156,9 +181,7 @@ def transitions(parts, P: tl.constexpr, b, prev, next, C, F: tl.constexpr):
     for m in tl.static_range(len(P.transition)):
         if P.transition[m] >= 0:
             p = row_of(parts, P.transition[m], P, b, C * C)
-            one = tl.where(C > 0, 1, 0)  # a stride that is not known to be 1: both directions get the same layout
-            at = next * C + prev * one if P.backwards else prev * C + next
-            w = tl.load(p + at, mask=mask, other=float("-inf")).to(F)
+            w = tl.load(p + prev * C + next, mask=mask, other=float("-inf")).to(F)
         else:
             w = tl.where(mask, tl.zeros(mask.shape, F), float("-inf"))
         out = out + (w,)
@@ -195,8 +218,9 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
     where its table is, and how far that of the next model. A barrier has to follow.
     """
     rows = K + 3 * TB + SB + 1
-    stride = B * rows * (CP + 1)
-    table += b * rows * (CP + 1)
+    pitch = (rows + CP) * (CP + 1)  # room for `turned`
+    stride = B * pitch
+    table += b * pitch
     lab = tl.arange(0, CP)
     for j0 in range(0, rows, 2 * TB):
         j = j0 + tl.arange(0, 2 * TB)
@@ -210,6 +234,19 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
                 d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
             tl.store(table + m * stride + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
     return table, stride
+
+
+@triton.jit
+def turned(w, table, stride, row, column, rows, CP: tl.constexpr):
+    """Square matrices transposed, by way of the end of the table, so that they lie in registers as they were loaded."""
+    free = table + rows * (CP + 1)
+    for m in tl.static_range(len(w)):
+        tl.store(free + m * stride + column * (CP + 1) + row, w[m])
+    tl.debug_barrier()
+    out = ()
+    for m in tl.static_range(len(w)):
+        out = out + (tl.load(free + m * stride + row * (CP + 1) + column),)
+    return out
 
 
 @triton.jit
@@ -256,21 +293,6 @@ def starts_required(parts, P: tl.constexpr, m: tl.constexpr, b, first, n, row, T
         return tl.load(p + at, mask=(t > 0) & (t < n), other=0).to(tl.int32) != 0
     else:
         return t < t
-
-
-@triton.jit
-def tiles(parts, which: tl.constexpr, P: tl.constexpr, b, first, n, row, lab, T, C, F: tl.constexpr):
-    """(rows, labels) for every model: a part at positions first + row, 0 where it is absent; -inf outside 0..n-1."""
-    t = first + row
-    inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
-    out = ()
-    for m in tl.static_range(len(which)):
-        if which[m] >= 0:
-            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
-            out = out + (tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=float("-inf")).to(F),)
-        else:
-            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
-    return out
 
 
 @triton.jit

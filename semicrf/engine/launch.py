@@ -59,7 +59,7 @@ class Kernel:
     def __call__(
         self, grid: tuple[int, int, int], tensors: Sequence[Any], numbers: tuple[int, ...], constants: tuple, warps: int
     ) -> None:
-        """Launch on the current stream of the tensors' device; `tensors`: the parts, other tuples of tensors, tensors."""
+        """Launch on the current stream of the tensors' device; `tensors`: the parts, then tensors or tuples of them."""
         device = tensors[-1].device
         if INTERPRETED or device.index == torch.cuda.current_device():
             self._launch(grid, tensors, (*tensors, *numbers, *constants), constants, warps)
@@ -146,10 +146,10 @@ def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...], backward
 
 def gradients_of(
     wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: Mapping[str, int], new: Callable[..., Tensor],
-    added: bool = False,
+    zeros: str,
 ) -> tuple[list[dict[str, Tensor]], Parts]:  # fmt: skip
-    """Room for the gradients of the wanted parts, one row per sequence, of some per span of it too. Zeros where not
-    every entry is written, or where they are `added` up in place.
+    """Room for the gradients of the wanted parts, one row per sequence, of some per span of it too; filled with zeros
+    where they have an axis in `zeros`.
     """
     sizes = {"B": B, "T": T, "K": K, "C": C}
     sums: list[dict[str, Tensor]] = []
@@ -160,7 +160,7 @@ def gradients_of(
             if name in spans:
                 shape.insert(1, spans[name])
             made = new(*shape)
-            rows[name] = made.zero_() if added or "T" in PARTS[name] else made  # past a length nothing is written
+            rows[name] = made.zero_() if set(zeros) & set(PARTS[name]) else made
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
     names = tuple(tuple(rows) for rows in sums)

@@ -44,8 +44,9 @@ def run_scan_vjp(
 
 
 def owned(state: State) -> Stored:
-    """The state as an operator or a torch function returns it: tensors that share no memory."""
-    tensors = (t if t.numel() else state.value.new_empty(t.shape, dtype=t.dtype) for t in state)
+    """The state as an operator returns it: tensors that share no memory."""
+    value = state.value
+    tensors = (t if t.numel() else value.new_empty(t.shape, dtype=t.dtype) for t in state)
     return tuple(tensors)  # pyright: ignore[reportReturnType]  # as many as a State has
 
 
@@ -80,12 +81,12 @@ def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
 
     value = real(p.width, B)
     if not keep:
-        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B), real(0), real(0)
+        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B), real(0, 0), real(0, 0)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
     elements = real(p.width, *shape, dtype=element), real(p.width, *gshape, dtype=element)
     offset = real(p.potentials, B, T + 1)
     both = hasattr(module, "both") and module.both(p, spec.models(tensors), B, C)
-    ahead = (real(2, *shape, dtype=element), real(B, T + 1)) if both else (real(0), real(0))
+    ahead = (real(2, *shape, dtype=element), real(1, B, T + 1)) if both else (real(0, 0), real(0, 0))
     return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B), *ahead
 
 

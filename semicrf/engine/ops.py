@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
 from semicrf.engine.layout import Spec
-from semicrf.engine.operators import N, Stored, best, owned, run_scan, run_scan_vjp
+from semicrf.engine.operators import N, Stored, best, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
 
 
@@ -70,7 +70,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Stored:
         if _direct(tensors):
-            return owned(run_scan(spec, keep, lengths, tensors))
+            return run_scan(spec, keep, lengths, tensors)
         return torch.ops.semicrf.scan(*_args(spec), keep, lengths, tensors)
 
     @staticmethod

@@ -17,8 +17,8 @@ class Plan:
 
     @property
     def table(self) -> int:
-        """Rows that a table of durations has beyond K: those before duration 1, and those read past K."""
-        return 3 * self.rows + self.group + 1
+        """Rows that a table of durations has beyond K: before duration 1, read past K, and for a square of labels."""
+        return 3 * self.rows + self.group + 1 + self.labels
 
 
 MANY = 1 << 30
@@ -59,6 +59,15 @@ def known(K: int, C: int, interpreted: bool = False) -> Plan:
     cut = plan(K, C, 1, interpreted)
     rows = cut.rows if interpreted else max(16, min(64, 1024 // cut.labels))
     return Plan(cut.labels, rows, rows, power(K + 3 * rows), 8 if not interpreted else 1)
+
+
+SHORT = 64
+"""Positions whose transitions one program counts."""
+
+
+def squares(C: int) -> int:
+    """How many positions' transitions are held at once."""
+    return min(SHORT, max(1, 4096 // power(max(C, 2)) ** 2))
 
 
 TILED = 64

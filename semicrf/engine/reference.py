@@ -29,7 +29,7 @@ from semicrf.engine.arcs import Arcs, Counts
 from semicrf.engine.primitives import generated
 
 inf = float("inf")
-NOTHING = torch.empty(0, dtype=torch.float64)
+NOTHING = torch.empty(0, 0, dtype=torch.float64)
 
 
 class State(NamedTuple):

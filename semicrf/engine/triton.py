@@ -17,7 +17,7 @@ from semicrf.compile.triton import triton_source
 from semicrf.engine import triton_arcs
 from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
 from semicrf.engine.layout import UNFACTORED, shared
-from semicrf.engine.plan import TILED, known, plan
+from semicrf.engine.plan import SHORT, TILED, known, plan, squares
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import counts, walk
@@ -31,8 +31,6 @@ FORWARD, BOTH_WAYS, BACKWARD, ROWS, TRANSITIONS, DURATIONS, WALK = map(
 )  # fmt: skip
 BOTH = 256
 """The most sequences that are swept in both directions at once."""
-SHORT = 64
-"""Positions whose transitions one program counts."""
 SPAN = 1024
 """Sources whose durations one program counts: a constant, so that sums have one order."""
 
@@ -77,11 +75,10 @@ def _log_sum(program: Program) -> bool:
     return (program.sum, program.mul, program.act) == ((Expr("lse", (x,)),), (product,), (action,))
 
 
-@lru_cache(maxsize=16)
-def _blank(B: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What a state without rows holds beside its value."""
-    real = (torch.empty(0, B, dtype=torch.float64, device=device) for _ in range(3))
-    return *real, *(torch.empty(0, B, dtype=torch.int32, device=device) for _ in range(3))
+@lru_cache(maxsize=64)
+def _none(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    """A tensor without entries, for all states that lack one."""
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def scan(
@@ -97,14 +94,18 @@ def scan(
     def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    value = new(d, B)
-    state = State(value, *_blank(B, lengths.device))
+    def places(*shape: int) -> Tensor:
+        ids = program.ids if keep else 0
+        return new(ids, *shape, dtype=torch.int32) if ids else _none(lengths.device, torch.int32, 0, *shape)
+
+    value, real = new(d, B), _none(lengths.device, torch.float64, 0, B)
+    state = State(value, real, real, real, places(B), places(B), places(B))
     if keep:
-        ids = [new(program.ids, B, *shape, dtype=torch.int32) for shape in ((T + 1, C), (T, 1, C), ())]
+        ids = places(B, T + 1, C), places(B, T, 1, C), state.end_id
         alpha, g = new(d, B, T + 1, C, dtype=dtype), new(d, B, T, 1, C, dtype=dtype)
         state = State(value, alpha, g, new(p, B, T + 1), *ids)
         if sides == 2:
-            state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(B, T + 1))
+            state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
     rows = K + cut.table
     u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
     table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
@@ -135,20 +136,18 @@ def scan_vjp(
         return lengths.new_empty(shape, dtype=dtype)
 
     spans = {"duration": -(-T // SPAN)} | ({"transition": -(-T // SHORT)} if meets else {})
-    sums, grads = gradients_of(wanted, B, T, K, C, spans, new)
-    bar, z, begin = new(d, B, T + 1, C), new(p, B, T + 1, C), new(p, B, T + 1, C)
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="" if meets else "T")
     limit, frames = new(p, B, T + 1, C, dtype=torch.int32), new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
-    table = new(p, B, K + cut.table, cut.labels + 1)
-    arc = bar, z, begin, limit, frames, table
+    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, K + cut.table, cut.labels + 1)
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
     given = parts.tensors, grads.tensors, lengths
     seeds = *given, cotangent.contiguous()
     if meets:
-        rows = seeds + (*state[:6], *state[7:])
+        rows = (*seeds, *state[:6], *state[7:])
         ROWS((B, 1, 1), (*rows, *arc), (T, K, C), (*layouts, *tile), cut.warps)
         if "transition" in wanted[0]:
             grid = B, spans["transition"], 1
-            TRANSITIONS(grid, rows, (T, C, SHORT), (*layouts, max(1, 4096 // cut.labels**2)), 4)
+            TRANSITIONS(grid, rows, (T, C, SHORT), (*layouts, squares(C)), 4)
     else:
         BACKWARD((B, 1, 1), (*seeds, *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
     if any("duration" in w for w in wanted):
@@ -163,8 +162,10 @@ def scan_vjp(
 
 def _shared(total: Tensor, like: Tensor, spans: bool) -> Tensor:
     """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
-    if spans:
-        total = total.sum(1) if total.shape[1] > 1 else total[:, 0]
+    if spans and like.shape[0] == 1:
+        total = total.flatten(0, 1)
+    elif spans:
+        total = total.sum(1)
     return shared(total, like)
 
 

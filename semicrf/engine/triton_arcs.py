@@ -64,7 +64,7 @@ def scan_vjp(
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    sums, grads = gradients_of(wanted, B, T, K, C, {}, new, added=True)
+    sums, grads = gradients_of(wanted, B, T, K, C, {}, new, zeros="B")
     bar, over, into = new(d, B, cut.ring, C), new(p, B, cut.ring, C, dtype=torch.float64), new(d, B, columns, C)
     BACKWARD(
         (B, 1, 1),
