@@ -156,7 +156,7 @@ def duration_counts(
         at = s0 * labels + q[:, None] * C + lab[None, :]
         begins = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
         v = less(begins, load_tuple(arc[1], astride, at, starts, S.still, F))
-        high = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
+        longest = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
         gs = load_tuple(g + b * T * labels, gstride, at, starts, S.zero, F)
         us = expand(S.act(gs, v), 0)
         t = s[None, :, None] + k[:, None, None]
@@ -172,7 +172,7 @@ def duration_counts(
         w = ()
         for m in tl.static_range(S.potentials):
             x = d[m] + (ends[m] + (shift[m] - own[m][None, :, :]).to(F))
-            w = w + (tl.where(here & (t <= high[m][None, :, :]), x, float("-inf")),)
+            w = w + (tl.where(here & (k[:, None, None] <= longest[m][None, :, :]), x, float("-inf")),)
         pulled = pulled_back(gy, y, us, w, id, (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32), S)
         total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 1, S.potentials))
     store_grads(grads, G.duration, b * spans + tl.program_id(2), K * labels, 0, (k - 1)[:, None] * C + lab[None, :],

@@ -282,5 +282,5 @@ def scan_both(
         R = B * (ring + 1)
         after_g = ahead + B * (length + 1) * wide
         kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
-        sweep(parts, b, B, n, kept, strides, u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1), T, K,
-              C, ring, S, Q, F, True, CP, TB, SB)  # fmt: skip
+        u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, CP, TB, SB)

@@ -103,7 +103,7 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
 @triton.jit
 def arc_rows(b, B, wide, T, rows, limit, frames, fields: tl.constexpr, TB: tl.constexpr):
     """What a reverse sweep keeps of sequence b: cotangents of alpha and sums of emissions from a tile's first position,
-    both in `rows`, limits, and frames, with how far apart those of two potentials lie.
+    both in `rows`, how long a segment may be, and frames, with how far apart those of two potentials lie.
     """
     whole = b * (T + 1) * wide
     blocks = T // TB + 1
@@ -138,7 +138,10 @@ def tile_arcs(parts, b, s0, n, carried, base, offsets, ostride, arc, astride, fs
     at = s0 * C.to(tl.int64) + row[:, None] * C + lab[None, :]
     rows = (s <= n)[:, None] & inside[None, :]
     store_tuple(arc[1], astride, at, sums, rows)
-    store_tuple(arc[2], astride, at, high, rows)
+    longest = ()
+    for m in tl.static_range(S.potentials):
+        longest = longest + (tl.minimum(high[m] - s[:, None], 32767),)
+    store_tuple(arc[2], astride, at, longest, rows)
     store_tuple(arc[3], fstride, (s0 // TB) * C + lab, bases, inside)
     return bases, lowest, high, less(starts, sums), holes
 

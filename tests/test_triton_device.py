@@ -64,6 +64,7 @@ def test_a_run_is_captured_in_a_graph_and_replayed_on_other_numbers():
         assert same(captured, everything(others))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # by torch itself
 def test_it_compiles_in_one_graph():
     def loss(*parts: torch.Tensor) -> torch.Tensor:
         d = model(list(parts))

@@ -77,12 +77,15 @@ class Scan(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         spec, _keep, lengths, *tensors = inputs
         ctx.spec = spec
+        ctx.set_materialize_grads(False)  # zeros for all that is kept, otherwise
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(lengths, *output, *tensors)
         ctx.save_for_forward(lengths, *output, *tensors)
 
     @staticmethod
     def backward(ctx, *grads):
+        if grads[0] is None:
+            return (None,) * len(ctx.needs_input_grad)
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
@@ -125,6 +128,7 @@ class ScanVJP(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         spec, wanted, lengths, cotangent, *rest = inputs
         ctx.spec, ctx.wanted = spec, wanted
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(lengths, cotangent, rest[0], *rest[N:])
         ctx.save_for_forward(lengths, cotangent, rest[0], *rest[N:])
 
@@ -150,6 +154,8 @@ class ScanVJP(torch.autograd.Function):
     def backward(ctx, *directions):
         _, cotangent, *_ = ctx.saved_tensors
         directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
+        if all(d is None for d in directions):
+            return (None,) * len(ctx.needs_input_grad)
         wanted = tuple(ctx.needs_input_grad[4 + N :])
         seeds = [torch.zeros_like(cotangent), cotangent]
         along, grads = ScanVJP._along(ctx.spec, ctx.saved_tensors, directions, seeds, wanted)

@@ -137,7 +137,8 @@ def scan_vjp(
 
     spans = {"duration": -(-T // SPAN)} | ({"transition": -(-T // SHORT)} if meets else {})
     sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="" if meets else "T")
-    limit, frames = new(p, B, T + 1, C, dtype=torch.int32), new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
+    limit = new(p, B, T + 1, C, dtype=torch.int16 if K <= 32767 else torch.int32)
+    frames = new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
     arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, K + cut.table, cut.labels + 1)
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
     given = parts.tensors, grads.tensors, lengths
