@@ -80,7 +80,8 @@ class Scan(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # zeros for all that is kept, otherwise
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(lengths, *output, *tensors)
-        ctx.save_for_forward(lengths, *output, *tensors)
+        if not _direct(tensors):
+            ctx.save_for_forward(lengths, *output, *tensors)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -89,7 +90,10 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
-        pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
+        if _plain([grads[0], *tensors]):
+            pulled = run_scan_vjp(ctx.spec, wanted, lengths, grads[0], state, tensors)
+        else:
+            pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
 
     @staticmethod
