@@ -90,7 +90,7 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
-        if _plain([grads[0], *tensors]):
+        if state[1].numel() and _plain([grads[0], *tensors]):
             pulled = run_scan_vjp(ctx.spec, wanted, lengths, grads[0], state, tensors)
         else:
             pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
