@@ -23,13 +23,53 @@ from semicrf.kernels.state import (
     transitions,
     turned,
     vectors,
+    weights,
 )
 
 
 @triton.jit
-def far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S: tl.constexpr, F: tl.constexpr,
-        CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0, SB at a time.
+def sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+            TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+    """(SB, labels): the sources t0 - j0, t0 - j0 - 1, ... in the frame `base`."""
+    lab = tl.arange(0, CP)
+    s = t0 - j0 - tl.arange(0, SB)
+    here = (s >= 0)[:, None] & (lab < C)[None, :]
+    x = load_tuple(u, ustride, (s & ring)[:, None] * C + lab[None, :], here, S.zero, F)
+    block = ((t0 - j0 + TB - 1) // TB) & (ring // TB)
+    shift = load_tuple(frames, fstride, block * C + lab, lab < C, S.still, tl.float64)
+    moved = ()
+    for m in tl.static_range(S.potentials):
+        moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
+    return S.act(x, moved)
+
+
+@triton.jit
+def far_sums(weight, top, u, ustride, frames, fstride, base, t0, until, C, ring, S: tl.constexpr, F: tl.constexpr,
+             CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+    """What `far` gives of the sources t0 - until + 1 .. t0, where elements are logarithms of sums and every one of
+    these sources leads to every row: sums of products in one frame by label, an exponential for each source alone.
+    """
+    row = tl.arange(0, TB)
+    lab = tl.arange(0, CP)
+    q = tl.arange(0, SB)
+    frame = tl.full([CP], float("-inf"), F)
+    mass = tl.zeros([TB, CP], F)
+    for j0 in range(0, until, SB):
+        x = sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB)[0]
+        higher = tl.maximum(frame, tl.max(x, 0))
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp(x - level[None, :])
+        k = (1 + j0 + row)[:, None] + q[None, :]
+        w = tl.load(weight + (k + TB)[:, :, None] * (CP + 1) + lab[None, None, :])
+        mass = mass * tl.exp(frame - level)[None, :] + tl.sum(p[None, :, :] * w, 1)
+        frame = higher
+    return (tl.zeros([TB, CP], F) + (frame + top)[None, :], mass)
+
+
+@triton.jit
+def far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S: tl.constexpr,
+        F: tl.constexpr, CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0 - since, SB at a time.
 
     CUT: whether `low` forbids any of them.
     """
@@ -37,16 +77,9 @@ def far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, 
     lab = tl.arange(0, CP)
     q = tl.arange(0, SB)
     acc = nothing_yet(tl.zeros([TB, CP], F), S)
-    for j0 in range(0, tl.minimum(K, t0 + 1), SB):
+    for j0 in range(since, tl.minimum(K, t0 + 1), SB):
         s = t0 - j0 - q
-        here = (s >= 0)[:, None] & (lab < C)[None, :]
-        x = load_tuple(u, ustride, (s & ring)[:, None] * C + lab[None, :], here, S.zero, F)
-        block = ((t0 - j0 + TB - 1) // TB) & (ring // TB)
-        shift = load_tuple(frames, fstride, block * C + lab, lab < C, S.still, tl.float64)
-        moved = ()
-        for m in tl.static_range(S.potentials):
-            moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
-        x = expand(S.act(x, moved), 0)
+        x = expand(sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB), 0)
         k = (1 + j0 + row)[:, None] + q[None, :]
         w = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
         if CUT:
@@ -207,9 +240,15 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     u += b * R * C
     frames += b * (R // TB) * C
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
+    span = K + 3 * TB + SB + 1
     leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
     if P.backwards:
-        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], K + 3 * TB + SB + 1, CP)
+        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
+    whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
+    if S.linear:
+        tl.debug_barrier()
+        top, close = weights(table, K, C, span, F, CP, TB)
+        whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
     base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
@@ -228,9 +267,14 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
         store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
         tl.debug_barrier()
         if tightest(low) > t0 + 1 - K:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, True, CP, TB, SB)
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP, TB, SB)
         else:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, False, CP, TB, SB)
+            since = tl.minimum(whole, (t0 + SB) // SB * SB)
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
+                      TB, SB)  # fmt: skip
+            if S.linear:
+                acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
+                                            C, ring, S, F, CP, TB, SB))  # fmt: skip
         a = last
         e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
         for i in range(TB):

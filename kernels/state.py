@@ -218,7 +218,7 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
     where its table is, and how far that of the next model. A barrier has to follow.
     """
     rows = K + 3 * TB + SB + 1
-    pitch = (rows + CP) * (CP + 1)  # room for `turned`
+    pitch = (2 * rows + CP) * (CP + 1)  # room for `weights` and `turned`
     stride = B * pitch
     table += b * pitch
     lab = tl.arange(0, CP)
@@ -237,9 +237,37 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
 
 
 @triton.jit
+def weights(table, K, C, rows, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
+    """The exponentials of the durations of one model relative to their largest by label, behind its table; the largest;
+    and whether all of a label's are near enough to it (60 nats) that sums of these lose nothing. Left out, and False,
+    where there are few durations. A barrier has to stand before.
+    """
+    many = K >= 4 * TB
+    K, rows = tl.where(many, K, 0), tl.where(many, rows, 0)
+    behind = rows * (CP + 1)
+    lab = tl.arange(0, CP)
+    most = tl.full([CP], float("-inf"), F)
+    least = tl.full([CP], float("inf"), F)
+    for k0 in range(1, K + 1, TB):
+        k = (k0 + tl.arange(0, TB))[:, None]
+        inside = (k <= K) & (lab < C)[None, :]
+        at = table + (k + TB) * (CP + 1) + lab[None, :]
+        most = tl.maximum(most, tl.max(tl.load(at, mask=inside, other=float("-inf")), 0))
+        least = tl.minimum(least, tl.min(tl.load(at, mask=inside, other=float("inf")), 0))
+    near = tl.max(tl.where((lab >= C) | (most - least <= 60.0), 0, 1), 0) == 0
+    top = tl.where(most == float("-inf"), 0.0, most)
+    for j0 in range(0, rows, TB):
+        j = (j0 + tl.arange(0, TB))[:, None]
+        at = table + j * (CP + 1) + lab[None, :]
+        w = tl.exp(tl.load(at, mask=j < rows, other=0.0) - top[None, :])
+        tl.store(at + behind, w, mask=j < rows)
+    return top, near & many
+
+
+@triton.jit
 def turned(w, table, stride, row, column, rows, CP: tl.constexpr):
     """Square matrices transposed, by way of the end of the table, so that they lie in registers as they were loaded."""
-    free = table + rows * (CP + 1)
+    free = table + 2 * rows * (CP + 1)
     for m in tl.static_range(len(w)):
         tl.store(free + m * stride + column * (CP + 1) + row, w[m])
     tl.debug_barrier()

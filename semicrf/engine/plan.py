@@ -17,8 +17,8 @@ class Plan:
 
     @property
     def table(self) -> int:
-        """Rows that a table of durations has beyond K: before duration 1, read past K, and for a square of labels."""
-        return 3 * self.rows + self.group + 1 + self.labels
+        """Rows that a table of durations has beyond 2 K: before duration 1, past K, and for a square of labels."""
+        return 2 * (3 * self.rows + self.group + 1) + self.labels
 
 
 MANY = 1 << 30

@@ -106,7 +106,7 @@ def scan(
         state = State(value, alpha, g, new(p, B, T + 1), *ids)
         if sides == 2:
             state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
-    rows = K + cut.table
+    rows = 2 * K + cut.table
     u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
     table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
     given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
@@ -139,7 +139,7 @@ def scan_vjp(
     sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="" if meets else "T")
     limit = new(p, B, T + 1, C, dtype=torch.int16 if K <= 32767 else torch.int32)
     frames = new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
-    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, K + cut.table, cut.labels + 1)
+    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, 2 * K + cut.table, cut.labels + 1)
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
     given = parts.tensors, grads.tensors, lengths
     seeds = *given, cotangent.contiguous()
@@ -153,7 +153,7 @@ def scan_vjp(
         BACKWARD((B, 1, 1), (*seeds, *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
     if any("duration" in w for w in wanted):
         read = *given, state.alpha, state.g, state.alpha_id, *arc
-        numbers = T, K, C, K + cut.table, SPAN
+        numbers = T, K, C, 2 * K + cut.table, SPAN
         DURATIONS((B, -(-K // 4), spans["duration"]), read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
         {n: _shared(sums[m][n], model[n], n in spans) for n in want}
