@@ -47,6 +47,41 @@ def sequence_ids(value: Tensor | None, potentials: Potentials) -> Tensor:
     return value.long().reshape(potentials.B)
 
 
+def count(name: str, value: object, least: int) -> int:
+    """An integer that is not too small."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise bad_input(name, repr(value), f"an integer of at least {least}")
+    return value
+
+
+def shape(name: str, value: object) -> torch.Size:
+    """A tuple of sizes as torch.Size.
+
+    >>> shape("sample_shape", 3)
+    Traceback (most recent call last):
+    semicrf.errors.InputError: sample_shape: got 3; expected a tuple of sizes. Likely fix: (3,).
+    """
+    if isinstance(value, Sequence) and all(isinstance(n, int | torch.SymInt) and n >= 0 for n in value):
+        return torch.Size(value)
+    fix = f"({value},)." if isinstance(value, int) else ""
+    raise bad_input(name, repr(value), "a tuple of sizes", fix)
+
+
+def broadcast(own: torch.Size, value: object) -> torch.Size:
+    """The larger batch shape, checked to be one that `own` broadcasts to."""
+    larger = shape("batch_shape", value)
+    fits = len(larger) >= len(own) and all(n in (1, m) for n, m in zip(own[::-1], larger[::-1], strict=False))
+    if not fits:
+        expected = f"a shape that {tuple(own)} broadcasts to"
+        raise bad_input("batch_shape", tuple(larger), expected, "new axes come first; only axes of size 1 grow.")
+    return larger
+
+
+def seed(generator: torch.Generator | None) -> int:
+    """One 62-bit seed, from the generator or from torch's default one."""
+    return int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
+
+
 def wanted(validate_args: bool | None, potentials: Potentials, lengths: Tensor | None = None) -> bool:
     """Whether values are checked: as told, or by default wherever reading them is possible and cheap."""
     if validate_args is not None:

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from semicrf import _validation, support
-from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, LogCount, Max, Semiring
-from semicrf.compile import compiled, dual
+from semicrf import _html, _validation, support
+from semicrf.algebra import KMax, Max, Semiring
+from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
 from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
+from semicrf.queries import counting, decoding, draws, events, information, moments, possibility
+from semicrf.queries.maxima import MaxMarginals
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
 
@@ -96,14 +98,6 @@ class SemiCRFDistribution(Distribution):
                 raise bad_input("other model", f"lengths {given.lengths.tolist()}", self.lengths.tolist())
         return [m.parts for m in models]
 
-    def _quantity(self, f: Potentials) -> dict[str, Tensor]:
-        """The parts of an additive quantity, 0 where this model's part forbids."""
-        self._others([f])
-        kept = f.ignoring(self.potentials)
-        if self._checked:
-            _validation.values(kept, self._lengths)
-        return kept.parts
-
     def reduce(self, semiring: type[Semiring] | Semiring | str, *others: Potentials | SemiCRFDistribution) -> Any:
         """The total of a semiring over all segmentations: a NamedTuple of its fields, each ``(...)`` or ``(..., k)``.
 
@@ -145,54 +139,47 @@ class SemiCRFDistribution(Distribution):
         return self._segments(marks, labels, (), score=self._shaped(best))
 
     mode = argmax
+    topk = decoding.topk
+    mbr = decoding.mbr
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
         return self._inference.total(KMax(k)).to(self.dtype).reshape(k, *self.batch_shape)
 
-    def entropy(self) -> Tensor:
-        """``(...)`` nats: Shannon entropy."""
-        return self._shaped(self._inference.total(Entropy)[1])
+    entropy = information.entropy
+    perplexity = information.perplexity
+    cross_entropy = information.cross_entropy
+    kl = information.kl
+    renyi_entropy = information.renyi_entropy
+    mutual_information = information.mutual_information
 
-    def perplexity(self) -> Tensor:
-        """``(...)``: exp of the entropy, the effective number of segmentations."""
-        return self.entropy().exp()
-
-    def cross_entropy(self, q: SemiCRFDistribution) -> Tensor:
-        """``(...)`` nats: -E_p log q; +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._inference.total(CrossEntropy, *self._others([q]))[2])
-
-    def kl(self, q: SemiCRFDistribution) -> Tensor:
-        """``(...)`` nats: KL(p || q); +inf, without gradient, where q forbids what p allows."""
-        return self._shaped(self._inference.total(KL, *self._others([q]))[2])
-
-    @property
-    def log_count(self) -> Tensor:
-        """``(...)``: log of the number of segmentations of non-zero weight."""
-        return self._shaped(self._inference.total(LogCount)[0].detach())
-
-    @property
-    def count(self) -> Tensor:
-        """``(...)`` float64: the number of segmentations of non-zero weight, exact below 2^53."""
-        counted = self._inference.total(LogCount)[0].detach().exp()
-        return torch.where(counted < 2.0**40, counted.round(), counted).reshape(self.batch_shape)
+    log_count = counting.log_count
+    count = counting.count
+    segment_count = counting.segment_count
+    with_segment_count = counting.with_segment_count
 
     @property
     def marginals(self) -> Marginals:
         """Probabilities of positions, boundaries, segments, arcs; expected counts of transitions and durations."""
         return Marginals(self)
 
-    def expectation(self, f: Potentials) -> Tensor:
-        """``(...)``: the mean of an additive quantity whose values `f` holds; ignored where the probability is 0."""
-        return self._shaped(self._inference.total(Expectation, self._quantity(f))[1])
+    @property
+    def max_marginals(self) -> MaxMarginals:
+        """The best score through each of the same things; constants."""
+        return MaxMarginals(self)
 
-    def covariance(self, f: Potentials, g: Potentials) -> Tensor:
-        """``(...)``: the covariance of two additive quantities: the derivative of E[f] when the scores move along g."""
-        return self._shaped(self._inference.total(dual(Expectation), self._quantity(f), self._quantity(g), {})[3])
+    expectation = moments.expectation
+    covariance = moments.covariance
+    span = events.span
+    boundary_within = events.boundary_within
 
     def variance(self, f: Potentials) -> Tensor:
         """``(...)``: the variance of an additive quantity."""
-        return self.covariance(f, f)
+        return moments.covariance(self, f, f)
+
+    def stddev(self, f: Potentials) -> Tensor:
+        """``(...)``: the standard deviation of an additive quantity; where it is 0, so is its gradient."""
+        return moments.root(moments.covariance(self, f, f))
 
     def score(self, value: Segments | Sequence) -> Tensor:
         """``(..., *batch)``: the score of segmentations; -inf where forbidden or count 0.
@@ -241,15 +228,16 @@ class SemiCRFDistribution(Distribution):
         """Exact, independent samples: `Segments` with the sample axes first; count 0 where none is possible.
 
         Args:
-            sample_shape: leading axes.
+            sample_shape: leading axes, a tuple of sizes.
             generator: where the one 64-bit seed of this call comes from; torch's default generator otherwise.
             sequence_id: int64 ``(...)``, what a sequence's draws are keyed by; its index in the batch by default.
+
+        Raises:
+            InputError: a sample_shape that is no tuple of sizes, or ids that are not one integer per sequence.
         """
-        shape = torch.Size(sample_shape)
-        seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device if generator else "cpu"))
-        ids = _validation.sequence_ids(sequence_id, self.potentials)
-        marks, labels = self._inference.sample(seed, shape.numel(), ids)
-        return self._segments(marks, labels, tuple(shape))
+        return draws.sample(self, sample_shape, generator, sequence_id)
+
+    perturbed_argmax = draws.perturbed_argmax
 
     def condition(self, evidence: Evidence) -> SemiCRFDistribution:
         """The distribution given what is known: ``condition(e).log_partition - log_partition = log_prob(e)``."""
@@ -257,6 +245,9 @@ class SemiCRFDistribution(Distribution):
             fix = "Evidence(labels=...); rules go before: SemiCRFDistribution(constraints.apply(potentials), lengths)."
             raise bad_input("evidence", f"a {type(evidence).__name__}", "Evidence", fix)
         return self._with(evidence.apply(self.potentials, self._lengths, self._checked))
+
+    first_impossible = possibility.first_impossible
+    check_possible = possibility.check_possible
 
     def with_temperature(self, t: float | Tensor) -> SemiCRFDistribution:
         """p proportional to exp(score / t), t > 0, a number or ``(...)``."""
@@ -283,10 +274,14 @@ class SemiCRFDistribution(Distribution):
         return self.batch_shape[0]
 
     def expand(self, batch_shape: Sequence[int] | torch.Size, _instance: Any = None) -> SemiCRFDistribution:
-        """The same distribution over a larger batch shape, by broadcasting."""
-        n = len(self.batch_shape)
-        larger = self.potentials.on_batch(lambda x: x.expand(*batch_shape, *x.shape[n:]))
-        return self._with(larger, self.lengths.expand(torch.Size(batch_shape)))
+        """The same distribution over a larger batch shape, by broadcasting.
+
+        Raises:
+            InputError: the batch shape does not broadcast to it.
+        """
+        n, shape = len(self.batch_shape), _validation.broadcast(self.batch_shape, batch_shape)
+        larger = self.potentials.on_batch(lambda x: x.expand(*shape, *x.shape[n:]))
+        return self._with(larger, self.lengths.expand(shape))
 
     def to(self, *args: Any, **kwargs: Any) -> SemiCRFDistribution:
         """On another device or in another dtype, as `Tensor.to`."""
@@ -310,6 +305,10 @@ class SemiCRFDistribution(Distribution):
             f"SemiCRFDistribution(batch_shape={tuple(self.batch_shape)}, T={self.T}, K={self.K}, C={self.C}, "
             f"dtype={self.potentials.dtype}, device={self._lengths.device}, backend={self.backend})"
         )
+
+    def _repr_html_(self) -> str:
+        parts = [(n, f"{tuple(x.shape)}, {x.dtype}, {x.device}") for n, x in self.potentials.parts.items()]
+        return _html.table(repr(self), parts)
 
 
 @register_kl(SemiCRFDistribution, SemiCRFDistribution)

@@ -1,20 +1,26 @@
 """Scores of durations ``1..K`` for each label, as small modules with learnable parameters.
 
-Each is constructed as ``Class(num_labels, max_duration)``. Its ``forward()`` takes nothing and returns the ``(K, C)``
-table that ``FactoredPotentials`` takes as ``duration``, duration ``k`` in row ``k - 1``. All but ``Free`` are
-log-probabilities: each label's column is normalised over ``1..K``.
+Each is constructed as ``Class(num_labels, max_duration)``, `FromFunction` with a function too, `Mixture` from others.
+Its ``forward()`` takes nothing and returns the ``(K, C)`` table that ``FactoredPotentials`` takes as ``duration``,
+duration ``k`` in row ``k - 1``. All but ``Free`` are log-probabilities: each label's column is normalised over
+``1..K``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from semicrf._validation import count
 from semicrf.errors import bad_input
 
-__all__ = ["Durations", "Free", "Geometric", "NegativeBinomial", "Poisson", "Uniform", "duration_module"]
+__all__ = [
+    "Durations", "Free", "FromFunction", "Geometric", "LogNormal", "Mixture", "NegativeBinomial", "Poisson", "Uniform",
+    "duration_module",
+]  # fmt: skip
 
 
 class Durations(nn.Module):
@@ -158,6 +164,102 @@ class NegativeBinomial(Durations):
         return self._normalised(ways + n * nn.functional.logsigmoid(self.logit))
 
 
+class LogNormal(Durations):
+    """``p(k) ∝ P(k - 1 < X <= k)`` of a log-normal X: ``log X`` is normal with mean ``location`` and standard deviation
+    ``exp(log_scale)``. Cut off at ``K``.
+
+    ``location`` ``(C,)`` starts at ``log(K / 2)``, where half of X lies below ``K / 2``; ``log_scale`` ``(C,)`` at 0. A
+    tail heavier than those of the others (Limpert, Stahel & Abbt 2001).
+
+    >>> table = LogNormal(num_labels=1, max_duration=3)
+    >>> _ = torch.nn.init.zeros_(table.location)  # P(X <= 1) = 1/2
+    >>> [round(p, 4) for p in table().exp().flatten().tolist()]
+    [0.5787, 0.2962, 0.1252]
+    """
+
+    def __init__(self, num_labels: int, max_duration: int):
+        super().__init__(num_labels, max_duration)
+        self.location = self._per_label()
+        self.log_scale = self._per_label()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A median of ``K / 2``, a scale of 1."""
+        nn.init.constant_(self.location, math.log(self.max_duration / 2))
+        nn.init.zeros_(self.log_scale)
+
+    def forward(self) -> Tensor:
+        """Log-probabilities, ``(K, C)``."""
+        z = ((self._rows(self.location) + 1).log() - self.location) / self.log_scale.exp()
+        low, high = z[:-1], z[1:]
+        above = low > 0  # there the upper tail has the digits
+        near, far = torch.where(above, -low, high), torch.where(above, -high, low)
+        near, far = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
+        return self._normalised(torch.cat([torch.special.log_ndtr(z[:1]), near + (-(far - near).expm1()).log()]))
+
+
+class Mixture(Durations):
+    """``p(k) = sum_i w_i p_i(k)`` of other durations, ``w = softmax(logit)``; ``logit`` ``(n, C)`` starts at zero.
+
+    Args:
+        components: modules whose ``forward()`` returns ``(K, C)``, of the same sizes; each is normalised over ``1..K``.
+            Components of one kind have to start apart, or they stay alike.
+
+    Raises:
+        InputError: no components, or tables of other shapes.
+
+    >>> mixed = Mixture([Uniform(num_labels=1, max_duration=2), Geometric(num_labels=1, max_duration=2)])
+    >>> [round(p, 4) for p in mixed().exp().flatten().tolist()]
+    [0.5833, 0.4167]
+    """
+
+    def __init__(self, components: Sequence[nn.Module]):
+        shapes = [tuple(component().shape) for component in components]
+        if not shapes or len(set(shapes)) > 1 or len(shapes[0]) != 2:
+            raise bad_input("components", f"tables of shapes {shapes}", "at least one, all of one shape (K, C)")
+        K, C = shapes[0]
+        super().__init__(C, K)
+        self.components = nn.ModuleList(components)
+        self.logit = nn.Parameter(torch.zeros(len(shapes), C))
+
+    def forward(self) -> Tensor:
+        """Log-probabilities, ``(K, C)``."""
+        tables = torch.stack([self._normalised(component()) for component in self.components])
+        return (self.logit.log_softmax(0)[:, None] + tables).logsumexp(0)
+
+
+class FromFunction(Durations):
+    """``p(k) ∝ exp(f(k))`` of any function, which may be a module with parameters of its own. Cut off at ``K``.
+
+    Args:
+        function: takes the durations ``1..K`` as a floating column ``(K, 1)``, returns ``(K, C)`` or ``(K, 1)``.
+
+    Raises:
+        InputError: the function is no callable, or returns another shape.
+
+    >>> heavy = FromFunction(num_labels=2, max_duration=3, function=lambda k: -2 * k.log())  # k^-2
+    >>> [round(p, 4) for p in heavy().exp()[:, 0].tolist()]
+    [0.7347, 0.1837, 0.0816]
+    """
+
+    at: Tensor
+
+    def __init__(self, num_labels: int, max_duration: int, function: Callable[[Tensor], Tensor]):
+        super().__init__(num_labels, max_duration)
+        if not callable(function):
+            raise bad_input("function", f"a {type(function).__name__}", "a function of the durations (K, 1)")
+        self.function = function
+        self.register_buffer("at", torch.arange(1.0, self.max_duration + 1)[:, None], persistent=False)
+
+    def forward(self) -> Tensor:
+        """Log-probabilities, ``(K, C)``."""
+        scores, want = self.function(self.at), (self.max_duration, self.num_labels)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) not in (want, (want[0], 1)):
+            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise bad_input("function(k)", got, f"shape {want} or {(want[0], 1)}")
+        return self._normalised(scores.expand(want))
+
+
 class Uniform(Durations):
     """``p(k) = 1 / K``, without parameters and without entries in a ``state_dict``.
 
@@ -182,6 +284,7 @@ _BY_NAME: dict[str, type[Durations]] = {
     "geometric": Geometric,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
+    "log_normal": LogNormal,
     "uniform": Uniform,
 }
 
@@ -190,8 +293,8 @@ def duration_module(duration: str | nn.Module, num_labels: int, max_duration: in
     """The module of a name, made for ``C`` labels and ``K`` durations; a module is returned as it is.
 
     Args:
-        duration: ``"free"``, ``"geometric"``, ``"poisson"``, ``"negative_binomial"``, ``"uniform"``, or an
-            ``nn.Module`` whose ``forward()`` returns ``(K, C)``.
+        duration: ``"free"``, ``"geometric"``, ``"poisson"``, ``"negative_binomial"``, ``"log_normal"``,
+            ``"uniform"``, or an ``nn.Module`` whose ``forward()`` returns ``(K, C)``.
         num_labels, max_duration: ``C`` and ``K``.
 
     Raises:
@@ -211,11 +314,5 @@ def duration_module(duration: str | nn.Module, num_labels: int, max_duration: in
 
 
 def check_size(name: str, value: int) -> int:
-    """``value`` as an int.
-
-    Raises:
-        InputError: it is not an integer of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise bad_input(name, repr(value), "an integer of at least 1")
-    return value
+    """``value``, checked to be an integer of at least 1."""
+    return count(name, value, 1)

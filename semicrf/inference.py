@@ -16,6 +16,7 @@ from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.primitives import generated
+from semicrf.engine.reference import State
 from semicrf.potentials import Potentials
 
 Model = dict[str, Tensor]
@@ -39,9 +40,15 @@ class Inference:
         models = [self.potentials.parts, *others]
         return ops.scan(self.spec(semiring, models), self.lengths, flat(models)).value
 
+    def state(self, semiring: type[Semiring]) -> State:
+        """What a forward sweep leaves at every position, without a graph."""
+        models = [self.potentials.parts]
+        with torch.no_grad():
+            return ops.scan(self.spec(semiring, models), self.lengths, flat(models), keep=True)
+
     def log_z(self) -> Tensor:
         """(B,)."""
-        return self.total(Log)[0]
+        return self.total(Log).squeeze(0)
 
     def log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
         """The gradient of log Z in each wanted part, (B, ...); an absent part counts as zeros.
@@ -60,6 +67,13 @@ class Inference:
     def best(self) -> tuple[Tensor, Tensor, Tensor]:
         """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
         return ops.best_path(self.spec(Max, [self.potentials.parts]), self.lengths, flat([self.potentials.parts]))
+
+    def k_best(self, k: int, canonical: bool) -> tuple[Tensor, ...]:
+        """start, end, label (k, B, N), count and score (k, B) of the k best segmentations, on the host."""
+        from semicrf.engine.kbest import k_best  # here, as numba's loops are loaded when they are first needed
+
+        parts = self.potentials.parts
+        return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
 
     def sample(self, seed: int, samples: int, sequence_id: Tensor) -> tuple[Tensor, Tensor]:
         """Start marks (S, B, T) and labels at them, of exact samples."""

@@ -58,6 +58,16 @@ class Marginals:
         return self._expected("duration")
 
     @property
+    def segments_per_label(self) -> Tensor:
+        """(..., C): the expected number of segments of each label."""
+        return self.duration.sum(-2)
+
+    @property
+    def positions_per_label(self) -> Tensor:
+        """(..., C): the expected total duration of each label, in positions; they add up to the length."""
+        return self.position.sum(-2)
+
+    @property
     def start(self) -> Tensor:
         """(..., C): the label of the first segment."""
         return self._expected("start")
@@ -83,12 +93,16 @@ class Marginals:
         Raises:
             InputError: the batch shapes do not fit.
         """
-        d = self._distribution
-        value, extra = d._value(segments, tiling=False)
-        table = self._expected("segment").reshape(-1, d.T, d.K, d.C)
-        k = value.durations - 1
-        inside = value.mask & (k < d.K) & (value.end <= d.T) & (value.label < d.C) & (value.label >= 0)
-        at = [torch.where(inside, i, 0) for i in (value.start, k, value.label)]
-        row = torch.arange(table.shape[0], device=table.device)[:, None]  # of the batch; samples come in front
-        found = torch.where(inside, table[row, at[0], at[1], at[2]], 0.0)
-        return found.reshape((*extra, *d.batch_shape, found.shape[-1]))
+        return at_segments(self._distribution, self._expected("segment"), segments, 0.0)
+
+
+def at_segments(d: SemiCRFDistribution, table: Tensor, segments: Segments | Sequence, nothing: float) -> Tensor:
+    """(..., N): the entries of a table (..., T, K, C) at given segments, `nothing` where it has none."""
+    value, extra = d._value(segments, tiling=False)
+    table = table.reshape(-1, d.T, d.K, d.C)
+    k = value.durations - 1
+    inside = value.mask & (k < d.K) & (value.end <= d.T) & (value.label < d.C) & (value.label >= 0)
+    at = [torch.where(inside, i, 0) for i in (value.start, k, value.label)]
+    row = torch.arange(table.shape[0], device=table.device)[:, None]  # of the batch; samples come in front
+    found = torch.where(inside, table[row, at[0], at[1], at[2]], nothing)
+    return found.reshape((*extra, *d.batch_shape, found.shape[-1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import operator
 import pickle
 import subprocess
 import sys
@@ -128,6 +129,22 @@ def test_arguments_come_before_the_nodes_that_use_them_and_once():
     for _ in range(5000):
         deep = deep + b
     assert len(list(postorder([deep]))) == 5002
+
+
+@pytest.mark.parametrize("use", [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge])
+@pytest.mark.parametrize("other", [b, -inf, 0])
+def test_no_comparison(use, other):
+    """It would be decided once, for all numbers; == alone would fall back to identity, in silence."""
+    for left, right in ((a, other), (other, a)):
+        with pytest.raises(TypeError, match=r"cannot be compared with .*Likely fix: maximum .* ratio.* weigh"):
+            use(left, right)
+
+
+def test_nodes_are_hashed_by_identity():
+    assert leaf("a", 0) is a
+    assert {a: 1, b: 2}[leaf("a", 1)] == 2
+    assert leaf("a", 0) in {a}
+    assert b not in {a}
 
 
 @pytest.mark.parametrize("use", [bool, lambda e: e or b, lambda e: 1 if e else 0, lambda e: e and b, lambda e: not e])

@@ -288,7 +288,8 @@ def test_the_second_dual_of_a_log_sum_is_a_covariance():
 TRACED = r"S\.\w+ could not be traced: "
 TRACING = {
     "if": ({"mul": lambda a, b: a.a if a.a else b.a}, TRACED + "TypeError: a0 has no truth value.*maximum"),
-    "comparison": ({"mul": lambda a, b: a.a if a.a > b.a else b.a}, TRACED + "TypeError: '>' not supported"),
+    "comparison": ({"mul": lambda a, b: a.a if a.a > b.a else b.a}, TRACED + "TypeError: a0 cannot be compared"),
+    "equality": ({"lift": lambda w: 0.0 if w == -inf else w}, TRACED + "TypeError: w0 cannot be compared with -inf"),
     "math.exp": ({"mul": lambda a, b: math.exp(a.a)}, TRACED + "TypeError: must be real number, not Expr"),
     "unknown field": ({"mul": lambda a, b: a.z}, TRACED + r"AttributeError: no field 'z'; expected one of: a\."),
     "arguments": ({"lift": lambda v, w: v}, TRACED + "TypeError: .*missing 1 required positional"),
@@ -367,7 +368,7 @@ def test_two_products_with_one_action_are_not_taken_for_each_other():
     }
     S = [type("S", (Semiring,), {**members, "mul": lambda a, b, c=c: (a.logz + b.logz, a.h + c * b.h)}) for c in (1, 2)]
     assert compiled(S[0]).act == compiled(S[1]).act
-    assert compiled(S[0]).mul != compiled(S[1]).mul
+    assert any(a is not b for a, b in zip(compiled(S[0]).mul, compiled(S[1]).mul, strict=True))
 
 
 def test_names_make_keys_differ_and_unknown_keys_are_errors():

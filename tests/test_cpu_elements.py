@@ -19,7 +19,10 @@ from semicrf.engine import reference
 from semicrf.semirings import exp, log, maximum, smallest, top, total
 
 pytest.importorskip("numba")
-from semicrf.engine.cpu import build, generic, linear
+import numba
+
+from semicrf.engine.cpu import build, elements, generic, linear, linking
+from semicrf.engine.cpu.vectors import doubles
 
 inf = math.inf
 
@@ -72,33 +75,53 @@ def element(semiring: type[Semiring], n: int, special: bool, rng: np.random.Gene
     return x
 
 
+on_memory = numba.njit(lambda function, m, *rows: function(doubles(m), *rows))
+
+
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 8, 21])
 @pytest.mark.parametrize("semiring", EVERY, ids=lambda s: s.__name__)
 def test_the_text_says_what_the_definition_says(semiring, n, special):
     program, rng = compiled(semiring), np.random.default_rng(n)
-    module = build._module(program)
     d, p = program.width, program.potentials
-    elements, source = element(semiring, n, special, rng)[None], rng.normal(size=(1, p, n))
-    here, term = rng.normal(size=(1, p)), rng.normal(size=(1, p, n))
+    elements, source = element(semiring, n, special, rng), rng.normal(size=(p, n))
+    here, term = rng.normal(size=p), rng.normal(size=(p, n))
     if special:
-        term[:, :, rng.random(n) < 0.3] = -inf
-    x, rows, y = np.empty((d, n)), np.empty((build.scratch(program), max(n, 16))), np.empty((1, d))
-    at = np.empty((1, program.ids), np.int64)
-    bound, count = np.full((1, p), n), np.array([n])
-    args = elements, 0, 1, here, source, 0, term, bound, count
-    module.total(*args, x, rows, y, at)
-    w = here[0, :, None] + source[0] + term[0]
+        term[:, rng.random(n) < 0.3] = -inf
+    rows = [elements.T, here[None], source.T, term.T, np.full((1, p), n), np.zeros((build.scratch(program, n), 1))]
+    rows += [np.zeros((d, 1)), np.zeros((max(program.ids, 1), 1))]
+    starts = np.cumsum([0, *(r.size for r in rows)]).tolist()
+    m = np.repeat(np.concatenate([r.ravel() for r in rows])[:, None], 8, 1)
+    at = dict(zip(("element", "here", "source", "term", "bound", "x", "y", "ids"), starts, strict=False))
+    total = build.function(program, "total")
+    on_memory(
+        total,
+        m.ctypes.data,
+        at["element"],
+        at["here"],
+        at["source"],
+        p,
+        at["term"],
+        at["bound"],
+        n,
+        at["x"],
+        at["y"],
+        at["ids"],
+    )
+    w = here[:, None] + source + term
     acted = []
     for i in range(n):
         gone = all(w[q, i] == -inf for q in range(program.gates))
-        inputs = {"a": elements[0, :, i].tolist(), "w": w[:, i].tolist()}
+        inputs = {"a": elements[:, i].tolist(), "w": w[:, i].tolist()}
         acted.append(semiring.zero if gone else evaluate(program.act, inputs))
     columns = [list(c) for c in zip(*acted, strict=True)]
     tolerance = TOLERANCE[torch.float64]
+    assert (m == m[:, :1]).all() or np.isnan(m).any()  # what is done to one label is done to eight
+    x = m[at["x"] : at["x"] + n * d, 0].reshape(n, d).T.copy()
     assert_values(torch.tensor(x), torch.tensor(columns, dtype=torch.float64), tolerance)
     wanted = evaluate(program.sum, {"x": columns}, terms=n)
-    assert_values(torch.tensor(y[0]), torch.tensor(wanted, dtype=torch.float64), tolerance)
+    y = m[at["y"] : at["y"] + d, 0].copy()
+    assert_values(torch.tensor(y), torch.tensor(wanted, dtype=torch.float64), tolerance)
 
 
 def drawn(semiring: type[Semiring], family: str, size: tuple[int, int, int], holes: float) -> list[dict]:
@@ -146,16 +169,35 @@ def test_long_sequences(semiring, family, holes):
             assert (mine[name] - theirs[name]).abs().max() <= 1e-10 * scale, name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reading_in_pieces_changes_nothing(family, monkeypatch):
+def test_parts_are_read_as_they_lie(family, dtype):
+    """Any dtype, any strides, with required boundaries: the same bits as their float64 copies."""
     size, lengths = (150, 9, 2), torch.tensor([150, 90])
-    models = [{n: t.float() for n, t in m.items()} for m in drawn(Max, family, size, 0.0)]
-    models[0]["required"] = torch.rand(2, 150, generator=torch.Generator().manual_seed(1)) < 0.1
-    whole = both(Max, [{n: t if n == "required" else t.double() for n, t in models[0].items()}], size, lengths)[0]
-    monkeypatch.setattr(generic, "CHUNK", 40)
-    pieces, want = both(Max, models, size, lengths)
-    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
-    assert_values(pieces.value, want.value, 1e-10)
+    narrow = {n: t.to(dtype) for n, t in drawn(Max, family, size, 0.0)[0].items()}
+    strided = {n: t.repeat_interleave(2, -1)[..., ::2] for n, t in narrow.items()}
+    wide = {n: t.double() for n, t in narrow.items()}
+    for parts in (strided, wide):
+        parts["required"] = torch.rand(2, 150, generator=torch.Generator().manual_seed(1)) < 0.1
+    got, copied = both(Max, [strided], size, lengths)[0], both(Max, [wide], size, lengths)
+    assert all(torch.equal(a, b) for a, b in zip(got, copied[0], strict=True))
+    assert_values(got.value, copied[1].value, 1e-10)
+
+
+@pytest.mark.parametrize("C", [7, 8, 9, 17])
+@pytest.mark.parametrize("family", ["factored", "edge"])
+@pytest.mark.parametrize("semiring", [Max, Entropy], ids=lambda s: s.__name__)
+def test_labels_in_blocks(semiring, family, C):
+    """More labels than a vector holds, and some that are nobody's."""
+    size, lengths = (30, 4, C), torch.tensor([30, 21])
+    models = drawn(semiring, family, size, 0.1)
+    got, want = both(semiring, models, size, lengths)
+    assert_values(got.value, want.value, 1e-10)
+    pulled = [gradients(e, semiring, models, size, lengths, s) for e, s in ((generic, got), (reference, want))]
+    for mine, theirs in zip(*pulled, strict=True):
+        for name in mine:
+            scale = 1 + theirs[name].abs().max()
+            assert (mine[name] - theirs[name]).abs().max() <= 1e-10 * scale, name
 
 
 def test_without_keep_there_is_the_value_alone_and_it_is_the_same():
@@ -164,6 +206,16 @@ def test_without_keep_there_is_the_value_alone_and_it_is_the_same():
     kept, lean = (both(KMax(3), models, size, lengths, keep)[0] for keep in (True, False))
     assert torch.equal(kept.value, lean.value)
     assert all(field.numel() == 0 for field in lean[1:])
+
+
+def test_for_a_path_choices_are_kept_and_nothing_else():
+    size, lengths = (150, 9, 2), torch.tensor([150, 131])
+    models, p = drawn(Max, "edge", size, 0.0), compiled(Max)
+    kept, lean = generic.scan(p, models, lengths, *size, True), generic.choices(p, models, lengths, *size)
+    for name in ("value", "alpha_id", "g_id", "end_id"):
+        assert torch.equal(getattr(kept, name), getattr(lean, name))
+    assert lean.alpha_id.dtype == torch.int32
+    assert lean.alpha.numel() == lean.g.numel() == lean.offset.numel() == 0
 
 
 def test_threads_change_no_bit():
@@ -220,3 +272,13 @@ def test_what_is_no_number_is_seen_in_the_result(semiring, part, keep):
         models[0][part][1, 11, 1] = math.nan
         value = generic.scan(compiled(semiring), models, lengths, T, K, C, keep).value[0]
         assert value.isnan().tolist() == [False, True]
+
+
+def test_what_is_compiled_is_found_again_only_while_no_source_changed(monkeypatch):
+    (signature,) = elements.forward.signatures or [()]
+    found = elements.forward._cache._index_key
+    codegen = elements.forward.targetctx.codegen()
+    before = found(signature, codegen)
+    assert before == found(signature, codegen)
+    monkeypatch.setattr(linking, "_sources", lambda: "another")
+    assert before != found(signature, codegen)

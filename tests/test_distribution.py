@@ -82,6 +82,21 @@ def test_marginals(c):
 
 
 @on_the_grid
+def test_expected_numbers_of_segments_and_of_positions_per_label(c):
+    def counted(weight):
+        def expected(m: oracle.Model, n: int) -> Tensor:
+            rows = [
+                [sum(weight(s, e) for s, e, x in y if x == label) for label in range(m.C)] for y in oracle.paths(m, n)
+            ]
+            return oracle.probabilities(m, n) @ torch.tensor(rows, dtype=torch.float64)
+
+        return expected
+
+    check(c.d.marginals.segments_per_label, [c], counted(lambda s, e: 1))
+    check(c.d.marginals.positions_per_label, [c], counted(lambda s, e: e - s))
+
+
+@on_the_grid
 def test_marginals_of_given_segments(c):
     """The best segmentation and two samples: the probability of each segment, 0 at padding."""
     d = c.d

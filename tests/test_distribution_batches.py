@@ -132,8 +132,6 @@ def test_expand(family, before, after):
         wanted = torch.autograd.grad((weight * c.d.entropy().expand(after)).sum(), parts)
         for name, grad, want in zip(c.parts, grads, wanted, strict=True):
             tables.assert_gradient(name, grad[None], [want], EXACT)
-    with pytest.raises(RuntimeError):
-        case(family, batch_shape=(2,)).d.expand((3,))
 
 
 def test_to_and_detach():
@@ -283,3 +281,26 @@ def test_a_minimum_duration_longer_than_a_sequence():
     d = SemiCRFDistribution(FactoredPotentials(torch.zeros(3, 4, 2), duration=duration), [1, 2, 3])
     assert d.count.tolist() == [0, 2, 2]
     assert d.entropy().tolist() == pytest.approx([0, math.log(2), math.log(2)])
+
+
+# --- Arguments that torch would refuse in words of its own ---
+
+
+def test_a_sample_shape_is_a_tuple():
+    d = case("factored", batch_shape=(2,)).d
+    with pytest.raises(InputError, match=r"sample_shape: got 3; expected a tuple of sizes\. Likely fix: \(3,\)"):
+        d.sample(3)  # pyright: ignore[reportArgumentType]  what is refused
+    for bad in ((2.0,), "3", (-1,), None, torch.ones(1)):
+        with pytest.raises(InputError, match=r"sample_shape: got .*; expected a tuple of sizes"):
+            d.sample(bad)  # pyright: ignore[reportArgumentType]  what is refused
+    assert d.sample([2]).batch_shape == d.sample(torch.Size((2,))).batch_shape == (2, 2)
+
+
+def test_expand_to_a_shape_that_does_not_fit():
+    d = case("factored", batch_shape=(2, 1)).d
+    assert d.expand((3, 2, 4)).batch_shape == (3, 2, 4)
+    for bad in ((2,), (3, 1), (3, 3, 1), ()):
+        with pytest.raises(InputError, match=r"batch_shape: got \(.*expected a shape that \(2, 1\) broadcasts to"):
+            d.expand(bad)
+    with pytest.raises(InputError, match=r"batch_shape: got 4; expected a tuple of sizes\. Likely fix: \(4,\)"):
+        d.expand(4)  # pyright: ignore[reportArgumentType]  what is refused

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from semicrf.durations import Durations, Free, Geometric, NegativeBinomial, Poisson, Uniform, duration_module
+from semicrf.durations import (
+    Durations,
+    Free,
+    FromFunction,
+    Geometric,
+    LogNormal,
+    Mixture,
+    NegativeBinomial,
+    Poisson,
+    Uniform,
+    duration_module,
+)
 from semicrf.errors import InputError
 
 NAMES = {
@@ -16,6 +27,7 @@ NAMES = {
     "geometric": Geometric,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
+    "log_normal": LogNormal,
     "uniform": Uniform,
 }
 SIZES = [(1, 1), (3, 1), (1, 5), (4, 7), (2, 300)]
@@ -42,12 +54,16 @@ def weights(table: Durations) -> list[list[float]]:
         if isinstance(table, NegativeBinomial):
             r = math.exp(value["log_r"][c])
             return math.gamma(n + r) / (math.factorial(n) * math.gamma(r)) * sigmoid[c] ** n
+        if isinstance(table, LogNormal):
+            scale = math.exp(value["log_scale"][c]) * math.sqrt(2)
+            below = [math.erf((math.log(k) - value["location"][c]) / scale) if k else -1.0 for k in (n, n + 1)]
+            return (below[1] - below[0]) / 2
         return 1.0
 
     return [[weight(n, c) for c in range(table.num_labels)] for n in range(table.max_duration)]
 
 
-@pytest.mark.parametrize("kind", [Geometric, Poisson, NegativeBinomial, Uniform])
+@pytest.mark.parametrize("kind", [Geometric, Poisson, NegativeBinomial, LogNormal, Uniform])
 @pytest.mark.parametrize(("C", "K"), [(1, 1), (3, 1), (1, 5), (4, 7)])
 def test_a_table_is_its_formula(kind, C, K):
     table = perturbed(kind, C, K)
@@ -55,7 +71,7 @@ def test_a_table_is_its_formula(kind, C, K):
     torch.testing.assert_close(table().double().exp(), expected / expected.sum(0))
 
 
-@pytest.mark.parametrize("kind", [Geometric, Poisson, NegativeBinomial, Uniform])
+@pytest.mark.parametrize("kind", [Geometric, Poisson, NegativeBinomial, LogNormal, Uniform])
 @pytest.mark.parametrize(("C", "K"), SIZES)
 @pytest.mark.parametrize("seed", [None, 1])
 def test_probabilities_add_up_to_one(kind, C, K, seed):
@@ -94,7 +110,7 @@ def test_negative_binomial_is_geometric_at_one_and_near_poisson_for_large_r():
     torch.testing.assert_close(table(), poisson(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Free, Geometric, Poisson, NegativeBinomial])
+@pytest.mark.parametrize("kind", [Free, Geometric, Poisson, NegativeBinomial, LogNormal])
 @pytest.mark.parametrize(("C", "K"), [(1, 1), (3, 4)])
 def test_gradients(kind, C, K):
     table = perturbed(kind, C, K)
@@ -129,6 +145,56 @@ def test_reset_state_and_dtype(kind):
     assert kind(3, 4)().dtype == torch.float32
     assert kind(3, 4).double()().dtype == torch.float64
     assert repr(table) == f"{kind.__name__}(num_labels=3, max_duration=4)"
+
+
+def test_log_normal_tails_keep_their_digits():
+    """Far above and far below its median, where a difference of distribution functions has none left."""
+    table = LogNormal(2, 400).double()
+    with torch.no_grad():
+        table.location.copy_(torch.tensor([-6.0, 12.0]))
+        table.log_scale.fill_(-0.5)
+    x = torch.arange(1, 401).double()
+    z = (x.log()[:, None] - table.location) / table.log_scale.exp()
+    density = (
+        -z.square() / 2 - x.log()[:, None]
+    )  # what the mass of (k - 1, k] is close to for large k, up to a constant
+    got, want = table()[200:].diff(dim=0), density[200:].diff(dim=0)
+    assert table().isfinite().all()
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0)
+    gradient = torch.autograd.grad(table().sum(), list(table.parameters()))
+    assert all(g.isfinite().all() for g in gradient)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_components():
+    parts = [perturbed(Geometric, 3, 6, seed=1), perturbed(Poisson, 3, 6, seed=2), perturbed(Free, 3, 6, seed=3)]
+    mixed = Mixture(parts).double()
+    assert mixed.logit.tolist() == [[0.0] * 3] * 3
+    with torch.no_grad():
+        mixed.logit.copy_(torch.randn(3, 3, generator=torch.Generator().manual_seed(4)))
+    weight = mixed.logit.softmax(0)
+    want = sum(w * p().softmax(0) for w, p in zip(weight, parts, strict=True))
+    torch.testing.assert_close(mixed().exp(), want)
+    torch.testing.assert_close(mixed().exp().sum(0), torch.ones(3).double())
+    assert torch.autograd.gradcheck(lambda *_: mixed(), tuple(mixed.parameters()))
+    with pytest.raises(InputError, match=r"components: got tables of shapes \[\(6, 3\), \(5, 3\)\]"):
+        Mixture([Geometric(3, 6), Geometric(3, 5)])
+    with pytest.raises(InputError, match="components: got tables of shapes \\[\\]"):
+        Mixture([])
+
+
+def test_any_function_of_the_duration():
+    """A plain one, shared by the labels, and a module, whose parameters are those of the table."""
+    shared = FromFunction(2, 5, lambda k: -k)
+    torch.testing.assert_close(shared().exp()[:, 1], torch.softmax(-torch.arange(1.0, 6.0), 0))
+    net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    learned = FromFunction(3, 5, net).double()
+    assert set(net.parameters()) == set(learned.parameters())
+    torch.testing.assert_close(learned(), net(torch.arange(1.0, 6.0).double()[:, None]).log_softmax(0))
+    assert not learned.state_dict().keys() & {"at"}
+    with pytest.raises(InputError, match=r"function\(k\): got shape \(5,\); expected shape \(5, 2\) or \(5, 1\)"):
+        FromFunction(2, 5, lambda k: k[:, 0])()
+    with pytest.raises(InputError, match=r"function: got a float; expected a function"):
+        FromFunction(2, 5, 1.0)  # pyright: ignore[reportArgumentType]  what is refused
 
 
 def test_uniform_has_nothing_to_learn_or_to_store_but_moves():

@@ -29,7 +29,8 @@ def test_the_main_job(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "semicrf"], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("semicrf: compiling ")]  # once a machine
+    assert (done.returncode, said) == (0, [])
     for line in (
         rf"semicrf {re.escape(semicrf.__version__)}, torch \S+, python \S+, numba \S+, triton .+",
         r"backend \w+ \(here: [\w, ]+\), float64 on cpu",

@@ -24,7 +24,8 @@ REDUCTIONS = frozenset({"lse", "total", "best"})
 class Expr:
     """One node: an operation, its arguments, and constants that select a variant (`attr`).
 
-    Nodes are interned: two nodes built alike are one object, so equality is identity and sharing is free.
+    Nodes are interned: two nodes built alike are one object, so ``is`` compares them, and sharing is free. A comparison
+    of values is an error: it would be decided once, while tracing, for all numbers.
     """
 
     __slots__ = ("__weakref__", "args", "attr", "op", "order", "varies")
@@ -94,6 +95,17 @@ class Expr:
             f"{self!r} has no truth value: it stands for every number at once. "
             "Likely fix: use maximum, minimum, ratio or weigh instead of if, and, or, max and min."
         )
+
+    __hash__ = object.__hash__  # by identity, which __eq__ would take away
+
+    def _compare(self, other: object) -> bool:
+        raise TypeError(
+            f"{self!r} cannot be compared with {other!r}: it stands for every number at once. Likely fix: maximum or "
+            "minimum for the larger or smaller of two, ratio(x, total) and surprisal for what may be -inf, weigh(p, y) "
+            "for what counts only where p is not 0."
+        )
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
 
     def __repr__(self) -> str:
         if self.op == "const":

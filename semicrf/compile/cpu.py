@@ -1,9 +1,10 @@
-"""A semiring as text for the CPU: plain Python over rows of terms, in the subset that numba compiles.
+"""A semiring as text for the CPU: plain Python over rows of vectors, in the subset that numba compiles.
 
-A row holds one scalar of all the terms of a sum, so what varies along the axis of `sum` becomes one loop of
-straight-line code per reduction, and nothing else loops: positions, labels and durations belong to the engine. Which
-duration, which label, which array an element comes from is the engine's business too; potentials reach a row as three
-addends (of the row, of the source, of the term).
+A vector holds one scalar of eight labels, so what is written for one label is done to eight. What varies along the axis
+of `sum` becomes one loop of straight-line code per reduction, and nothing else loops: positions, labels and durations
+belong to the engine. Which duration, which label, which array an element comes from is the engine's business too: all
+lie in one memory `m`, and a function is told in which rows. Potentials come as three addends (of the label, of the
+source, of the term).
 """
 
 from __future__ import annotations
@@ -17,24 +18,23 @@ from semicrf.compile.program import Program
 from semicrf.errors import SemiringError
 
 CPU = {
-    "add": "{0} + {1}", "neg": "-{0}", "mul": "{0} * {1}", "recip": "1.0 / {0}",
-    "exp": "exp({0})", "log": "log({0})",
-    "maximum": "{0} if {0} >= {1} else {1}",
-    "atleast": "1.0 if {0} >= {1} else 0.0", "exceeds": "1.0 if {0} > {1} else 0.0",
+    "add": "{0} + {1}", "neg": "-{0}", "mul": "{0} * {1}", "recip": "fill(1.0) / {0}",
+    "exp": "exp({0})", "log": "log({0})", "maximum": "upper({0}, {1})",
+    "atleast": "atleast({0}, {1})", "exceeds": "exceeds({0}, {1})",
     "ratio": "ratio({0}, {1})", "weigh": "weigh({0}, {1})", "surprisal": "surprisal({0}, {1})",
-    "hit": "1.0 if {0} == i * {k[1]} + {k[0]} else 0.0",
+    "hit": "hit({0}, i * {k[1]} + {k[0]})",
 }  # fmt: skip
 """How each pointwise operation is written."""
 
 
 class Text:
-    """One function while it is written: its lines, the name of every node that has a value, the scratch rows in use."""
+    """One function while it is written: its lines, the name of every node that has a value, the scratch in use."""
 
     def __init__(self, program: Program, names: dict[Expr, str]):
         self.program, self.names = program, names
         self.lines: list[str] = []
         self.fresh = 0
-        self.rows = 0
+        self.rows = 0  # of scratch, for every term
         self.slots: dict[Expr, int] = {}  # the first of the places of each choice
         for i, where in enumerate(stored_ids(program.sum)):
             self.slots.setdefault(where.args[0], i)
@@ -66,7 +66,7 @@ class Text:
 
     def _statement(self, node: Expr, names: dict[Expr, str], lines: list[str], indent: str) -> None:
         if node.op == "const":
-            names[node] = _number(node.attr[0])
+            names[node] = f"fill({_number(node.attr[0])})"
         elif node.op == "top":
             self._top(node, names, lines, indent)
         elif node.op == "item":
@@ -91,73 +91,77 @@ class Text:
                 self._statement(n, self.names, self.lines, "")
                 names[n] = self.names[n]
 
+    def loop(self, roots: Sequence[Expr], names: dict[Expr, str], first: Sequence[str] = ()) -> None:
+        """Open a loop over terms: some lines, then the fields that the roots read and what lies below the roots."""
+        self.lines += ["for i in range(n):", *(f"    {line}" for line in first)]
+        for node in list(postorder(roots, names)):
+            if node.op == "x":
+                names[node] = f"x{node.attr[0]}"
+                self.lines.append(f"    {names[node]} = get(m, x + i * D + {node.attr[0]})")
+            else:
+                self._statement(node, names, self.lines, "    ")
+
     def _totals(self, nodes: list[Expr]) -> None:
         inner = dict(self.names)
         for node in nodes:
             self._scalars(node, inner)
             self.names[node] = self.name()
-            self.lines.append(f"{self.names[node]} = 0.0")
-        self.lines.append("for i in range(n):")
-        for node in nodes:
-            self.pointwise(node.args, inner, self.lines, "    ")
-            total, term = self.names[node], inner[node.args[0]]
-            self.lines.append(f"    {total} = plus({total}, {term})")
+            self.lines.append(f"{self.names[node]} = fill(0.0)")
+        terms = [node.args[0] for node in nodes]
+        self.loop(terms, inner)
+        for node, term in zip(nodes, terms, strict=True):
+            total = self.names[node]
+            self.lines.append(f"    {total} = {total} + {inner[term]}")
 
-    def _row(self, node: Expr) -> str:
-        """The row that holds `node` for every term: one of the inputs, or written out."""
-        if node.op == "x":
-            return f"x{node.attr[0]}"
-        inner, row = dict(self.names), f"r{self.rows}"
-        self.lines += [f"{row} = rows[{self.rows}]", "for i in range(n):"]
+    def _written(self, node: Expr) -> int:
+        """Write `node` for every term into a row of scratch of its own: which one."""
+        inner = dict(self.names)
+        self.loop([node], inner)
         self.rows += 1
-        self.pointwise([node], inner, self.lines, "    ")
-        self.lines.append(f"    {row}[i] = {inner[node]}")
-        return row
+        self.lines.append(f"    put(m, x + (D + {self.rows - 1}) * n + i, {inner[node]})")
+        return self.rows - 1
+
+    def _terms(self, nodes: Sequence[Expr]) -> tuple[str, str, str]:
+        """Where scalars of every term lie: the first of them, how far terms are apart, and scalars of a term."""
+        fields = [a.attr[0] if a.op == "x" else -1 for a in nodes]
+        if fields[0] >= 0 and fields == list(range(fields[0], fields[0] + len(fields))):
+            return f"x + {fields[0]}", "D", "1"
+        first, *_ = [self._written(a) for a in nodes]
+        return f"x + (D + {first}) * n", "1", "n"
 
     def _lse(self, node: Expr) -> None:
         self._scalars(node, self.names)
-        row = self._row(node.args[0])
+        first, step, _ = self._terms(node.args)
         self.names[node] = self.name()
-        self.lines.append(f"{self.names[node]} = lse({row}, n)")
+        self.lines.append(f"{self.names[node]} = lse(m, {first}, {step}, n)")
 
     def _best(self, node: Expr) -> None:
         (k,), slot, name = node.attr, self.slots[node], self.name()
         self._scalars(node, self.names)
         self.names[node] = name
+        first, step, aside = self._terms(node.args)
         if k == 1 and len(node.args) == 1:
-            self.lines.append(f"{name}_0, id{slot} = largest({self._row(node.args[0])}, n)")
-            self.lines.append(f"at[{slot}] = id{slot}")
-            return
-        fields = [a.attr[0] if a.op == "x" else -1 for a in node.args]
-        first, columns = fields[0], len(fields)
-        if first >= 0 and fields == list(range(first, first + columns)):
-            rows = f"x[{first}:{first + columns}]"
+            self.lines.append(f"{name}_0, id{slot} = largest(m, {first}, {step}, n)")
         else:
-            first = self.rows
-            for a in node.args:
-                row = self._row(a)
-                if row != f"r{self.rows - 1}":  # an input: beside the others
-                    self.lines += [f"for i in range(n):\n    rows[{self.rows}, i] = {row}[i]"]
-                    self.rows += 1
-            rows = f"rows[{first}:{first + columns}]"
-        ordered = any(tuple(fields) == run[:columns] for run in self.program.descending)
-        out = f"rows[{self.rows}]"
-        self.rows += 1
-        self.lines.append(f"best({rows}, n, {k}, {ordered}, {out}, at[{slot}:{slot + k}])")
-        self.lines += [f"{name}_{r}, id{slot + r} = {out}[{r}], at[{slot + r}]" for r in range(k)]
+            fields = tuple(a.attr[0] if a.op == "x" else -1 for a in node.args)
+            ordered = any(fields == run[: len(fields)] for run in self.program.descending)
+            lists = f"lists{slot}"
+            self.lines.append(f"{lists} = local({2 * k})")
+            self.lines.append(f"best(m, {first}, {step}, {aside}, {len(fields)}, n, {k}, {ordered}, {lists})")
+            for r in range(k):
+                self.lines.append(f"{name}_{r}, id{slot + r} = get({lists}, {r}), get({lists}, {k + r})")
+        self.lines += [f"put(m, ids + {slot + r}, id{slot + r})" for r in range(k)]
 
     def _top(self, node: Expr, names: dict[Expr, str], lines: list[str], indent: str) -> None:
         """The k largest of a few scalars: an insertion network."""
         name = self.name()
         names[node] = name
-        lines += [f"{indent}{name}_{r} = -INF" for r in range(node.attr[0])]
+        lines += [f"{indent}{name}_{r} = fill(-INF)" for r in range(node.attr[0])]
         for a in node.args:
             lines.append(f"{indent}{name}_c = {names[a]}")
             for r in range(node.attr[0]):
-                held = f"{name}_{r}"
-                lines.append(
-                    f"{indent}{held}, {name}_c = ({held}, {name}_c) if {held} >= {name}_c else ({name}_c, {held})"
-                )
+                held, rest = f"{name}_{r}", f"{name}_c"
+                lines.append(f"{indent}{held}, {rest} = upper({held}, {rest}), lower({held}, {rest})")
 
 
 def _number(value: float) -> str:
@@ -168,85 +172,89 @@ def _number(value: float) -> str:
 
 def _known(program: Program) -> tuple[dict[Expr, str], list[str]]:
     """What is known of a sum as a whole, by name: cotangents, results, stored places."""
-    sizes = {"g": (program.width, "g"), "y": (program.width, "y"), "id": (program.ids, "at")}
+    sizes = {"g": (program.width, "g"), "y": (program.width, "y"), "id": (program.ids, "ids")}
     names = {Expr(kind, (), (i,)): f"{kind}{i}" for kind, (n, _) in sizes.items() for i in range(n)}
-    return names, [f"{kind}{i} = {array}[{i}]" for kind, (n, array) in sizes.items() for i in range(n)]
+    return names, [f"{kind}{i} = get(m, {row} + {i})" for kind, (n, row) in sizes.items() for i in range(n)]
 
 
-def _term(program: Program) -> tuple[list[str], list[str]]:
-    """What opens a loop over terms that reads elements and potentials: lines before it, lines in it."""
+def _term(program: Program) -> tuple[dict[Expr, str], list[str], list[str]]:
+    """What a loop over terms reads, by name; lines before it, and in it: elements, potentials, and the largest of those
+    that can forbid a term.
+    """
     d, p = range(program.width), range(program.potentials)
-    before = [f"a{f} = elements[{f}, at_element : at_element + n]" for f in d]
-    before += [f"u{q}, d{q}, b{q} = source[{q}, at_source : at_source + n], term[{q}, :n], here[{q}]" for q in p]
-    inside = [f"    w{q} = b{q} + (u{q}[i] + d{q}[i])" for q in p]
-    if len(p) > 1:  # a single potential's bound is that of the row
-        before += [f"m{q} = bound[{q}]" for q in p]
-        inside = [f"{line} if i < m{q} else -INF" for q, line in enumerate(inside)]
-    inside.append("    gone = " + " and ".join(f"w{q} == -INF" for q in range(program.gates)))
-    return before, inside
+    names = {Expr("a", (), (f,)): f"a{f}" for f in d} | {Expr("w", (), (q,)): f"w{q}" for q in p}
+    before = [f"b{q}, m{q} = get(m, here + {q}), get(m, bound + {q})" for q in p]
+    inside = [f"a{f} = get(m, element + i * D + {f})" for f in d]
+    for q in p:
+        score = f"b{q} + (get(m, source + i * step + {q}) + get(m, term + i * P + {q}))"
+        inside.append(f"w{q} = within(i, m{q}, {score})")
+    gate = "w0"
+    for q in range(1, program.gates):
+        gate = f"highest({gate}, w{q})"
+    return names, before, [*inside, f"gate = {gate}"]
 
 
-TERMS = "elements, at_element, here, source, at_source, term, bound, n"
+TERMS = "element, here, source, step, term, bound, n, x"
 
 
-def _act(program: Program) -> tuple[list[str], int]:
-    before, inside = _term(program)
-    names = {Expr("a", (), (f,)): f"a{f}[i]" for f in range(program.width)}
-    names |= {Expr("w", (), (q,)): f"w{q}" for q in range(program.potentials)}
+def _act(program: Program) -> Text:
+    names, before, inside = _term(program)
     text = Text(program, names)
     text.lines += before
+    text.loop(program.act, names, inside)
     for f, (output, zero) in enumerate(zip(program.act, program.semiring.zero, strict=True)):
-        own = dict(names)  # a loop for every scalar: few enough arrays in each that it vectorises
-        text.lines += [f"x{f} = x[{f}]", "for i in range(n):", *inside]
-        text.pointwise([output], own, text.lines, "    ")
-        text.lines.append(f"    x{f}[i] = {_number(zero)} if gone else {own[output]}")
-    return text.lines, text.rows
+        text.lines.append(f"    put(m, x + i * D + {f}, where_forbidden(gate, fill({_number(zero)}), {names[output]}))")
+    return text
 
 
-def _sum(program: Program) -> tuple[list[str], int]:
-    text = Text(program, {Expr("x", (), (f,)): f"x{f}[i]" for f in range(program.width)})
-    text.lines += [f"x{f} = x[{f}]" for f in range(program.width)]
+def _sum(program: Program) -> Text:
+    text = Text(program, {})
     text.reductions(program.sum)
-    text.lines += [f"y[{f}] = {text.names[output]}" for f, output in enumerate(program.sum)]
-    return text.lines, text.rows
+    text.lines += [f"put(m, y + {f}, {text.names[output]})" for f, output in enumerate(program.sum)]
+    return text
 
 
-def _pull(program: Program) -> tuple[list[str], int]:
+def _pull(program: Program) -> Text:
     d, p = range(program.width), range(program.potentials)
-    before, inside = _term(program)
-    names, known = _known(program)
-    text = Text(program, names | {Expr("x", (), (f,)): f"x{f}[i]" for f in d})
-    text.lines += [*known, *before, *(f"x{f}, e{f} = x[{f}], into[{f}, at_element : at_element + n]" for f in d)]
-    text.lines += [f"o{q} = out[{q}]" for q in p]
+    known, lines = _known(program)
+    text = Text(program, known)
+    text.lines += lines
     text.reductions([*program.reverse.first, *(n for n in postorder(program.reverse.outputs) if not n.varies)])
-    text.lines += ["for i in range(n):", *inside]
-    text.pointwise(program.reverse.outputs, text.names, text.lines, "    ")
-    names = {Expr("g", (), (f,)): text.names[o] for f, o in enumerate(program.reverse.outputs)}
-    names |= {Expr("a", (), (f,)): f"a{f}[i]" for f in d} | {Expr("w", (), (q,)): f"w{q}" for q in p}
-    text.pointwise(program.act_reverse, names, text.lines, "    ")
-    pulled = [names[o] for o in program.act_reverse]
-    text.lines += [f"    e{f}[i] += 0.0 if gone else {pulled[f]}" for f in d]
-    text.lines += [f"    o{q}[i] = 0.0 if gone else {pulled[len(d) + q]}" for q in p]
-    return text.lines, text.rows
+    names, before, inside = _term(program)
+    inner = text.names | names
+    text.lines += before
+    text.loop(program.reverse.outputs, inner, inside)
+    inner = names | {Expr("g", (), (f,)): inner[o] for f, o in enumerate(program.reverse.outputs)}
+    text.pointwise(program.act_reverse, inner, text.lines, "    ")
+    nothing = "where_forbidden(gate, fill(0.0), {0})"
+    for f in d:
+        row, pulled = f"into + i * D + {f}", nothing.format(inner[program.act_reverse[f]])
+        text.lines.append(f"    put(m, {row}, get(m, {row}) + {pulled})")
+    for q in p:
+        pulled = nothing.format(inner[program.act_reverse[len(d) + q]])
+        text.lines.append(f"    put(m, out + i * P + {q}, {pulled})")
+    return text
 
 
-def _shift(program: Program) -> tuple[list[str], int]:
-    names = {Expr("a", (), (f,)): f"element[{f}]" for f in range(program.width)}
-    names |= {Expr("w", (), (q,)): f"by[{q}]" for q in range(program.potentials)}
+def _shift(program: Program) -> Text:
+    names = {Expr("a", (), (f,)): f"a{f}" for f in range(program.width)}
+    names |= {Expr("w", (), (q,)): f"w{q}" for q in range(program.potentials)}
     text = Text(program, names)
+    text.lines += [f"a{f} = get(m, element + {f})" for f in range(program.width)]
+    text.lines += [f"w{q} = get(m, by + {q})" for q in range(program.potentials)]
     text.pointwise(program.act, names, text.lines, "")
-    outputs = ", ".join(names[o] for o in program.act)
-    return [*text.lines, f"return ({outputs},)"], text.rows
+    text.lines += [f"put(m, out + {f}, {names[output]})" for f, output in enumerate(program.act)]
+    return text
 
 
 FUNCTIONS = {
-    "act": (_act, f"{TERMS}, x", "x: products of n elements with the potentials here + source + term."),
-    "sum": (_sum, "x, n, rows, y, at", "y: the sum of n terms x; at: where its choices were found."),
+    "act": (_act, f"m, {TERMS}", "x: products of n elements with the potentials here + source + term."),
+    "sum": (_sum, "m, x, n, y, ids", "y: the sum of n terms x; ids: where its choices were found."),
     "pull": (
-        _pull, f"g, y, at, x, rows, {TERMS}, into, out",
+        _pull, f"m, g, y, ids, element, into, {TERMS.removeprefix('element, ')}, out",
         "Add to `into` the cotangents of the elements, put into `out` those of the potentials, given g of y.",
     ),
-    "shift": (_shift, "element, by", "The product of one element with finite potentials."),
+    "shift": (_shift, "m, element, by, out", "out: the product of one element with finite potentials."),
 }  # fmt: skip
 
 
@@ -255,12 +263,13 @@ def cpu_source(program: Program) -> str:
     made, rows = [], 0
     for name, (write, parameters, doc) in FUNCTIONS.items():
         try:
-            lines, used = write(program)
+            text = write(program)
+            lines, rows = text.lines, max(rows, text.rows)
         except SemiringError as error:
-            lines, used, doc = ["raise NotImplementedError"], 0, f"Not defined: {error}"
-        body = [line for written in lines for line in written.split("\n")]
-        made += ["", "", f"def {name}({parameters}):", f'    """{doc}"""', *(f"    {line}" for line in body)]
-        rows = max(rows, used)
+            lines, doc = ["raise NotImplementedError"], f"Not defined: {error}"
+        made += ["", "", f"def {name}({parameters}):", f'    """{doc}"""', *(f"    {line}" for line in lines)]
     head = [f'"""{program.key}: generated from the text of the semiring; do not edit."""', ""]
-    head += [f"ZERO = ({', '.join(_number(z) for z in program.semiring.zero)},)", f"ROWS = {rows}  # of scratch"]
+    head += [f"D, P, IDS = {program.width}, {program.potentials}, {program.ids}  # scalars, potentials, choices"]
+    head += [f"ZERO = ({', '.join(_number(z) for z in program.semiring.zero)},)"]
+    head += [f"TERM_ROWS = {program.width + rows}  # of x, for every term"]
     return "\n".join([*head, *made]) + "\n"

@@ -117,7 +117,9 @@ def reverse(outputs: Sequence[Expr], inputs: Sequence[Expr], name: str) -> Rever
     known = stored_ids(outputs) | _known(outputs)
     rule = tuple(_substitute(e, known) for e in derived)
     left = tuple(n for n in postorder(rule) if n.op in REDUCTIONS)
-    forward = set(postorder([_substitute(o, {k: v for k, v in known.items() if k not in outputs}) for o in outputs]))
+    given = frozenset(outputs)
+    inner = {k: v for k, v in known.items() if k not in given}
+    forward = set(postorder([_substitute(o, inner) for o in outputs]))
     for node in left:
         inside = [n for n in postorder(node.args) if n.op in REDUCTIONS]
         if inside and node not in forward:  # what is in `sum` can be computed as it was there

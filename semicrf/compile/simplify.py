@@ -9,7 +9,7 @@ turns -inf into NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from semicrf.algebra.expr import Expr, postorder, wrap
 from semicrf.compile.interpret import POINTWISE
@@ -172,8 +172,8 @@ class Linear:
             for factors, c in terms.items():
                 result = make("add", [result, make("mul", [wrap(c), self._product(factors)])])
             return result
-        inner = self._build({_without(f, common): c for f, c in terms.items() if common in f})
-        outer = self._build({f: c for f, c in terms.items() if common not in f})
+        inner = self._build({_without(f, common): c for f, c in terms.items() if _place(f, common) is not None})
+        outer = self._build({f: c for f, c in terms.items() if _place(f, common) is None})
         return make("add", [make("weigh" if self.weight(common) else "mul", [common, inner]), outer])
 
     def _product(self, factors: Product) -> Expr:
@@ -196,19 +196,23 @@ def _collect(terms: Iterable[tuple[Product, float]]) -> dict[Product, float]:
 def _times(left: Product, right: Product) -> Product:
     factors = list(left)
     for f in right:
-        inverse = f.args[0] if f.op == "recip" else Expr("recip", (f,))
-        if inverse in factors:
-            factors.remove(inverse)
-        else:
+        at = _place(factors, f.args[0] if f.op == "recip" else Expr("recip", (f,)))
+        if at is None:
             factors.append(f)
+        else:
+            del factors[at]
     shares = {f.args[1] for f in factors if f.op == "ratio" and f.args[0] is not f.args[1]}
     needed = (f for f in factors if not (f.op == "ratio" and f.args[0] is f.args[1] and f.args[1] in shares))
     return tuple(sorted(needed, key=lambda e: e.order))
 
 
+def _place(factors: Sequence[Expr], one: Expr) -> int | None:
+    return next((i for i, f in enumerate(factors) if f is one), None)
+
+
 def _without(factors: Product, one: Expr) -> Product:
-    at = factors.index(one)
-    return factors[:at] + factors[at + 1 :]
+    at = _place(factors, one)
+    return tuple(f for i, f in enumerate(factors) if i != at)
 
 
 def _one(total: Expr) -> Expr:
@@ -218,4 +222,4 @@ def _one(total: Expr) -> Expr:
 
 def _softmax(factors: Product) -> bool:
     """Is this the product of just `ratio(x, lse(x))`?"""
-    return len(factors) == 1 and factors[0].op == "ratio" and factors[0].args[1] == Expr("lse", (factors[0].args[0],))
+    return len(factors) == 1 and factors[0].op == "ratio" and factors[0].args[1] is Expr("lse", (factors[0].args[0],))

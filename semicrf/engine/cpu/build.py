@@ -16,35 +16,32 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from numba import boolean, cfunc, float64, int64, void
+from numba import cfunc, int64, void
 
 from semicrf.compile import Program
 from semicrf.compile.cpu import cpu_source
-from semicrf.engine.cpu import elementary, rows, terms
+from semicrf.engine.cpu import lanes, linking, rows, terms, vectors
 from semicrf.engine.cpu.pool import run
-from semicrf.engine.cpu.terms import KEEP_ORDER
+from semicrf.engine.cpu.vectors import DOUBLES
 
-F1, F2, F3 = float64[::1], float64[:, ::1], float64[:, :, ::1]
-I1, I2, B1 = int64[::1], int64[:, ::1], boolean[::1]
-TERMS = (F3, int64, int64, F2, F3, int64, F3, I2, I1, F2, F2)
 SIGNATURES = {
-    "total": void(*TERMS, F2, I2),
-    "reverse": void(F2, F2, I2, *TERMS, F3, F3, B1),
-    "scale": void(F2, F1),
+    "total": void(DOUBLES, *[int64] * 10),
+    "reverse": int64(DOUBLES, *[int64] * 14),
+    "scale": void(DOUBLES, *[int64] * 3),
 }
 SLOW = 2.0  # seconds after which a compilation says what it is doing
 
-HEAD = """from numba import njit
-
-from semicrf.engine.cpu.terms import (
-    INF, KEEP_ORDER, NAN, best, exp, largest, log, lse, plus, ratio, surprisal, weigh,
+HEAD = """from semicrf.engine.cpu.lanes import fill
+from semicrf.engine.cpu.linking import small
+from semicrf.engine.cpu.terms import INF, NAN, atleast, best, exceeds, hit, largest, lse, within
+from semicrf.engine.cpu.vectors import (
+    any_but, exp, get, highest, local, log, lower, put, ratio, surprisal, upper, weigh, where_equal, where_forbidden,
 )
 
 """
 COMPILE = """
 
-compiled = njit(forceinline=True, fastmath=KEEP_ORDER, error_model="numpy")
-act, sum, pull, shift = compiled(act), compiled(sum), compiled(pull), compiled(shift)
+act, sum, pull, shift = small(act), small(sum), small(pull), small(shift)
 """
 
 
@@ -76,7 +73,7 @@ def _temporary() -> Path:
 def _written(program: Program) -> Path:
     """The file with this text; its name is a digest of all that is compiled into it, so it never changes."""
     text = module_text(program)
-    inlined = "".join(Path(m.__file__ or "").read_text() for m in (terms, elementary))
+    inlined = "".join(Path(m.__file__ or "").read_text() for m in (lanes, linking, terms, vectors))
     digest = hashlib.sha256((text + inlined).encode()).hexdigest()[:16]
     name = "".join(c if c.isalnum() else "_" for c in program.name)
     path = _folder() / f"{name}_{digest}.py"
@@ -108,13 +105,13 @@ _lock = threading.Lock()
 def function(program: Program, name: str) -> Any:
     """`total`, `reverse` or `scale` of a semiring, compiled, as the loops take it."""
     with _lock, Announced(f"compiling {program.name} for the CPU (once; kept in {_folder()})"):
-        made = cfunc(SIGNATURES[name], cache=True, fastmath=KEEP_ORDER, error_model="numpy")
+        made = cfunc(SIGNATURES[name], cache=True, error_model="numpy")
         return made(getattr(_module(program), name))
 
 
-def scratch(program: Program) -> int:
-    """Rows of scratch that its functions take."""
-    return max(1, _module(program).ROWS)
+def scratch(program: Program, n: int) -> int:
+    """Rows of scratch that its functions take for a sum of n terms."""
+    return _module(program).TERM_ROWS * n
 
 
 class Announced:

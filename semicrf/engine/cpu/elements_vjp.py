@@ -7,314 +7,244 @@ costs what its paths cost.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from semicrf.engine.cpu.elementary import kernel, part
-from semicrf.engine.cpu.elements import leading, row, starting, workspace
+from semicrf.engine.cpu import elements_map as M
+from semicrf.engine.cpu import places as P
+from semicrf.engine.cpu.elements import start_labels, sum_labels
+from semicrf.engine.cpu.elements_kept import bounds, ending, gather_kept, kept_ids, kept_rows, put_row, refill
+from semicrf.engine.cpu.elements_scores import add, clear, lead_in, row, score_segments, spread, tables, terms
+from semicrf.engine.cpu.lanes import LANES, fill
+from semicrf.engine.cpu.linking import entry, kernel, small
+from semicrf.engine.cpu.places import number
+from semicrf.engine.cpu.vectors import across, any_but, doubles, get, put, where_forbidden, wholes
 
-INF = float("inf")
-
-
-class Gradients(NamedTuple):
-    """Gradients by part, sequence first after the potential; an axis of size 0 where a part is not wanted."""
-
-    emission: Any  # (p, B, T, C)
-    segment_start: Any
-    segment_end: Any
-    segment: Any  # (p, B, T, K, C)
-    edge: Any  # (p, B, T, K, C, C)
-    transition: Any  # (p, B, C, C)
-    duration_transition: Any  # (p, B, K, C, C)
-    duration: Any  # (p, B, K, C)
-    start: Any  # (p, B, C)
-    end: Any
-
-
-class Waiting(NamedTuple):
-    """Sources that lie in the window, latest first, and what has come back to them so far."""
-
-    window: Any  # (C, d, W)
-    source: Any  # (C, p, W)
-    into: Any  # (C, d, W): cotangents of the elements
-    mass: Any  # (C, p, W): cotangents of the scores
-    ring: Any  # (K, columns, C, d): cotangents where elements depend on the duration, by source modulo K
-    gathered_into: Any  # (C, d, K)
-    alpha: Any  # (1, d, C)
-    alpha_into: Any  # (1, d, C)
-    g: Any  # (C, d): cotangents of the sum at hand
-    y: Any  # (C, d): its result
-    at: Any  # (C, ids)
-    out: Any  # (C, p, max(K, C))
-    live: Any  # (C,)
-    prefix: Any  # (p, C): emissions from here to where the window was filled, negative
-    position: Any  # (p, C): mass at this position
-    lo: Any  # (T + 1, p, C), or no rows where nothing is forbidden
+INF = np.inf
 
 
 @kernel
-def waiting(algebra, K, C, p, columns, T, bounded):
-    """An empty window, and scratch."""
-    d, W, n = algebra.zero.shape[0], 2 * K + 64, max(K, C)
-    return Waiting(
-        np.empty((C, d, W)), np.empty((C, p, W)), np.zeros((C, d, W)), np.zeros((C, p, W)),
-        np.zeros((K if columns > 0 else 0, columns, C, d)), np.empty((C, d, K)), np.empty((1, d, C)),
-        np.zeros((1, d, C)), np.empty((C, d)), np.empty((C, d)), np.empty((C, algebra.ids), np.int64),
-        np.empty((C, p, n)), np.empty(C, np.bool_), np.zeros((p, C)), np.zeros((p, C)),
-        np.zeros((T + 1 if bounded else 0, p, C), np.int64),
-    )  # fmt: skip
+def anything(m, at, y):
+    """Whether a cotangent (d rows) of any label is not zero."""
+    found = 0
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
+        for f in range(at[M.D]):
+            found |= any_but(get(m, o + y + f), fill(0.0))
+    return found != 0
 
 
 @kernel
-def bound_sources(model, lo, b, L):
-    """lo[t]: the first source from which a segment may reach t."""
-    for t in range(1, L + 1):
-        for v in range(lo.shape[1]):
-            for c in range(lo.shape[2]):
-                lo[t, v, c] = lo[t - 1, v, c]
-                if model.required.shape[0] > 0 and model.required[v, min(b, model.required.shape[1] - 1), t - 1]:
-                    lo[t, v, c] = max(lo[t, v, c], t - 1)
-                e = model.emission[v, min(b, model.emission.shape[1] - 1), t - 1, c] if model.emission.size else 0.0
-                if e == -INF:
-                    lo[t, v, c] = t
-
-
-@kernel
-def refill(model, w, kept, b, t, done, K):
-    """Fill the window with the sources t - 1, t - 2, ...; what came back to those that stay keeps its place."""
-    C, d, W = w.window.shape
-    p = w.source.shape[1]
-    for c in range(C):
-        for i in range(W):
-            held = i + done < W and i < K
+def collect(m, at):
+    """COTANGENT: what came back to each previous label."""
+    row, into, d = at[M.COTANGENT], at[M.ALL_INTO], at[M.D]
+    for first in range(0, at[M.C], LANES):
+        for lane in range(min(LANES, at[M.C] - first)):
             for f in range(d):
-                w.into[c, f, i] = w.into[c, f, i + done] if held else 0.0
-            for v in range(p):
-                w.mass[c, v, i] = w.mass[c, v, i + done] if held else 0.0
-    for v in range(p):
-        for c in range(C):
-            w.prefix[v, c] = 0.0
-            passed = 0.0
-            for i in range(min(W, t)):
-                s = t - 1 - i
-                if model.emission.shape[0] > 0:
-                    e = model.emission[v, min(b, model.emission.shape[1] - 1), s, c]
-                    passed += e if e > -INF else 0.0
-                score = kept.offset[v, b, s] - kept.offset[v, b, t] + passed
-                if model.segment_start.shape[0] > 0:
-                    score += model.segment_start[v, min(b, model.segment_start.shape[1] - 1), s, c]
-                w.source[c, v, i] = score
-    if w.ring.shape[0] == 0:
-        for i in range(min(W, t)):
-            for c in range(C):
-                for f in range(d):
-                    w.window[c, f, i] = kept.g[f, b, t - 1 - i, 0, c]
+                m[(row + f) * LANES + lane] = across(get(m, into + lane * d + f))
+        row += at[M.BLOCK]
+        into += LANES * d
 
 
-@part
-def load(rows, ids, b, t, w):
-    """Row t of elements (d, B, t, C) and of ids, into w.y and w.at."""
-    for c in range(w.y.shape[0]):
-        w.y[c] = rows[:, b, t, c]
-        w.at[c] = ids[:, b, t, c]
+@kernel
+def empty_all(m, at):
+    """Nothing has come back to previous labels."""
+    for i in range(at[M.ALL_INTO], at[M.ALL_INTO] + at[M.C] * at[M.D]):
+        put(m, i, fill(0.0))
 
 
-@part
-def leave(total, reverse, model, algebra, w, work, kept, out, b, s, i, L):
-    """From g at s (place i of the window) back to alpha at s, or to the start."""
-    C, d = w.y.shape
-    columns = w.ring.shape[1]
-    w.alpha_into[:] = 0.0
-    for column in range(max(columns, 1)):
+@small
+def reverse_labels(reverse, m, at, g, y, ids, lead, out, live):
+    """The reverse of `elements.sum_labels`, into ALL_INTO."""
+    zero, n = at[M.NOTHING], at[M.LABELS]
+    return reverse(m, g, y, ids, at[M.ALL], at[M.ALL_INTO], zero, zero, 0, lead, n, at[M.C], at[M.X], out, live)
+
+
+@small
+def reverse_start(reverse, m, at, g, y, ids, lead, out, live):
+    """The reverse of `elements.start_labels`; what comes back to the one element is nobody's."""
+    zero, n = at[M.NOTHING], at[M.SINGLE]
+    return reverse(m, g, y, ids, at[M.ONE], at[M.ALL_INTO], zero, zero, 0, lead, n, 1, at[M.X], out, live)
+
+
+@kernel
+def leave_column(total, reverse, m, at, places, b, s, column, g, y):
+    """From g at s back to alpha at s, or to the start, and to what leads in."""
+    lead, n = lead_in(m, at, places, b, s, column), 1 if s == 0 else at[M.C]
+    if at[M.BY_DURATION]:
+        y = at[M.Y]
+        kept_rows(m, at, places, P.G, at[M.D], b, s, column, y)
+    kept_ids(m, at, places, P.G_ID, b, s, column)
+    sums = at[M.INITIAL_SUM] if s == 0 else at[M.LEAD_SUM] + column * at[M.C] * at[M.P]
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
+        ids, out, live = o + at[M.IDS], o + at[M.OUT], o + at[M.LIVE]
+        if s == 0:
+            start_labels(total, m, at, o + lead, o + at[M.Y], ids)
+            some = reverse_start(reverse, m, at, o + g, o + at[M.Y], ids, o + lead, out, live)
+        else:
+            some = reverse_labels(reverse, m, at, o + g, o + y, ids, o + lead, out, live)
+        for i in range(n * at[M.P]):
+            x = get(m, out + i) if some != 0 else fill(0.0)
+            put(m, out + i, x)
+            put(m, o + sums + i, get(m, o + sums + i) + x)
+    for v in range(at[M.P]):
+        for previous in range(n):
+            put_row(m, at, places, v, P.EDGE, b, s, column, previous, at[M.OUT] + previous * at[M.P] + v)
+
+
+@kernel
+def leave(total, reverse, m, at, places, b, s, i, L):
+    """From what came back to g at s (place i of the window) to COTANGENT of alpha at s."""
+    begun = False
+    for column in range(at[M.COLUMNS]):
         if s + column + 1 > L:
             break
-        any_ = False
-        for c in range(C):
-            for f in range(d):
-                w.g[c, f] = w.ring[s % w.ring.shape[0], column, c, f] if columns > 0 else w.into[c, f, i]
-                any_ = any_ or w.g[c, f] != 0.0
-                if columns > 0:
-                    w.ring[s % w.ring.shape[0], column, c, f] = 0.0
-        if any_:
-            load(kept.g[:, :, :, column], kept.g_id[:, :, :, column], b, s, w)
-            if s == 0:
-                leave_start(total, reverse, model, algebra, w, work, out, b, column)
-            else:
-                leave_label(reverse, model, w, work, out, b, s, column)
-    for v in range(w.mass.shape[1]):
-        for c in range(C):
-            w.position[v, c] -= w.mass[c, v, i]
-            if out.segment_start.shape[2] > 0:
-                out.segment_start[v, b, s, c] = w.mass[c, v, i]
-
-
-@part
-def leave_start(total, reverse, model, algebra, w, work, out, b, column):
-    """From g at 0 back to the scores of a start."""
-    lead, one, count = starting(model, work, b, column), algebra.one.reshape((1, -1, 1)), work.single_count
-    total(one, 0, 0, work.nothing, lead, 0, work.nothings, work.single, count, work.x, work.rows, w.y, w.at)
-    reverse(
-        w.g, w.y, w.at, one, 0, 0, work.nothing, lead, 0, work.nothings, work.single, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live,
-    )  # fmt: skip
-    for c in range(w.live.shape[0]):
-        if w.live[c]:
-            for v in range(w.out.shape[1]):
-                if out.start.shape[2] > 0:
-                    out.start[v, b, c] += w.out[c, v, 0]
-                if out.edge.shape[2] > 0:
-                    out.edge[v, b, 0, column, 0, c] += w.out[c, v, 0]
-
-
-@part
-def leave_label(reverse, model, w, work, out, b, s, column):
-    """From g at s > 0 back to alpha at s, and to the scores of transitions."""
-    lead, count = leading(model, work, b, s, column), work.label_count
-    reverse(
-        w.g, w.y, w.at, w.alpha, 0, 0, work.nothing, lead, 0, work.nothings, work.labels, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live,
-    )  # fmt: skip
-    C = w.live.shape[0]
-    for c in range(C):
-        if w.live[c]:
-            for v in range(w.out.shape[1]):
-                for previous in range(C):
-                    if out.transition.shape[2] > 0:
-                        out.transition[v, b, previous, c] += w.out[c, v, previous]
-                    if out.duration_transition.shape[2] > 0:
-                        out.duration_transition[v, b, column, previous, c] += w.out[c, v, previous]
-                    if out.edge.shape[2] > 0:
-                        out.edge[v, b, s, column, previous, c] += w.out[c, v, previous]
-
-
-@part
-def ending(model, algebra, w, work, b, t, K):
-    """What the end of a segment at t scores, and how many terms it has; see `elements.read`."""
-    C, p = work.here.shape
-    for c in range(C):
-        work.count[c] = 0
-        for v in range(p):
-            work.here[c, v] = w.prefix[v, c]
-            if model.segment_end.shape[0] > 0:
-                work.here[c, v] += model.segment_end[v, min(b, model.segment_end.shape[1] - 1), t - 1, c]
-            work.bound[c, v] = min(K, t - w.lo[t, v, c] if w.lo.shape[0] > 0 else t)
-            if v < algebra.gates:
-                work.count[c] = max(work.count[c], work.bound[c, v])
-
-
-@part
-def depart(reverse, model, algebra, w, work, kept, out, b, t, i, K, unit):
-    """From alpha at t (cotangent w.alpha_into) back to the sources, the latest at place i of the window."""
-    C, d = w.y.shape
-    for c in range(C):
-        for f in range(d):
-            w.g[c, f] = w.alpha_into[0, f, c]
-    load(kept.alpha, kept.alpha_id, b, t, w)
-    ending(model, algebra, w, work, b, t, K)
-    for c in range(C):
-        for v in range(unit.shape[0]):
-            work.here[c, v] += unit[v] - kept.offset[v, b, t]
-    elements, into, at_element, source, at_source = w.window, w.into, i, w.source, i
-    if w.ring.shape[0] > 0:
-        elements, into, at_element = work.gathered, w.gathered_into, 0
-        w.gathered_into[:] = 0.0
-        for c in range(C):
-            for k in range(work.count[c]):
-                for f in range(d):
-                    work.gathered[c, f, k] = kept.g[f, b, t - 1 - k, k, c]
-    if model.segment.shape[0] > 0:
-        for c in range(C):
-            for v in range(unit.shape[0]):
-                for k in range(work.count[c]):
-                    score = model.segment[v, min(b, model.segment.shape[1] - 1), t - 1 - k, k, c]
-                    work.scores[c, v, k] = w.source[c, v, i + k] + score
-        source, at_source = work.scores, 0
-    reverse(
-        w.g, w.y, w.at, elements, at_element, 1, work.here, source, at_source, model.duration[row(model.duration, b)],
-        work.bound, work.count, work.x, work.rows, into, w.out, w.live,
-    )  # fmt: skip
-    for c in range(C):
-        if w.live[c]:
-            if w.ring.shape[0] > 0:
-                for k in range(work.count[c]):
-                    for f in range(d):
-                        w.ring[(t - 1 - k) % w.ring.shape[0], k, c, f] += w.gathered_into[c, f, k]
-            for v in range(unit.shape[0]):
-                spread(w, out, b, t, c, v, i, work.count[c])
-
-
-@part
-def spread(w, out, b, t, c, v, i, n):
-    """Cotangents of the scores of segments that end at t, to the parts that make them up."""
-    ended = 0.0
-    for k in range(n):
-        ended += w.out[c, v, k]
-        w.mass[c, v, i + k] += w.out[c, v, k]
-    w.position[v, c] += ended
-    if out.segment_end.shape[2] > 0:
-        out.segment_end[v, b, t - 1, c] = ended
-    if out.duration.shape[2] > 0:
-        for k in range(n):
-            out.duration[v, b, k, c] += w.out[c, v, k]
-    if out.segment.shape[2] > 0:
-        for k in range(n):
-            out.segment[v, b, t - 1 - k, k, c] += w.out[c, v, k]
-
-
-@part
-def begin(total, reverse, model, algebra, w, work, kept, out, b, L, cotangent):
-    """From the value back to alpha at the end."""
-    d, C = w.alpha.shape[1], w.alpha.shape[2]
-    final = model.final[row(model.final, b)].reshape((1, -1, C))
-    g, y, at, count = w.g[:1], w.y[:1], w.at[:1], work.count[:1]
-    count[0] = C
-    for f in range(d):
-        g[0, f] = cotangent[f, b] if abs(kept.value[f, b]) < INF else 0.0
-        for c in range(C):
-            w.alpha[0, f, c] = kept.alpha[f, b, L, c]
-    total(w.alpha, 0, 0, work.nothing, final, 0, work.nothings, work.labels, count, work.x, work.rows, y, at)
-    w.alpha_into[:] = 0.0
-    reverse(
-        g, y, at, w.alpha, 0, 0, work.nothing, final, 0, work.nothings, work.labels, count, work.x, work.rows,
-        w.alpha_into, w.out, w.live[:1],
-    )  # fmt: skip
-    if w.live[0] and out.end.shape[2] > 0:
-        for v in range(final.shape[1]):
-            for c in range(C):
-                out.end[v, b, c] += w.out[0, v, c]
+        g = (
+            at[M.RING_INTO] + ((s % at[M.K]) * at[M.COLUMNS] + column) * at[M.D]
+            if at[M.BY_DURATION]
+            else at[M.INTO] + i * at[M.D]
+        )
+        if anything(m, at, g):
+            if not begun:
+                kept_rows(m, at, places, P.ALPHA, at[M.D], b, s, 0, at[M.ALPHA])
+                spread(m, at, at[M.ALPHA], at[M.D], at[M.ALL])
+                empty_all(m, at)
+                begun = True
+            leave_column(total, reverse, m, at, places, b, s, column, g, at[M.WINDOW] + i * at[M.D])
+        if at[M.BY_DURATION]:
+            clear(m, at, g, at[M.D])
+    if begun:
+        collect(m, at)
+    else:
+        clear(m, at, at[M.COTANGENT], at[M.D])
+    for v in range(at[M.P]):
+        mass = at[M.MASS] + i * at[M.P] + v
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
+            put(m, o + at[M.POSITION] + v, get(m, o + at[M.POSITION] + v) - get(m, o + mass))
+        put_row(m, at, places, v, P.OPEN, b, s, 0, 0, mass)
 
 
 @kernel
-def backward(total, reverse, model, algebra, kept, columns, bounded, lengths, first, last, cotangent, out):
-    """The gradients of the sequences first .. last - 1."""
-    _, C, p, K = model.duration.shape
-    T, d = kept.alpha.shape[2] - 1, algebra.zero.shape[0]
-    work = workspace(algebra, K, C, p)
+def come_back(m, at, t):
+    """What came back to a gathered window, to where it was gathered from."""
+    for k in range(min(at[M.K], t)):
+        ring = at[M.RING_INTO] + (((t - 1 - k) % at[M.K]) * at[M.COLUMNS] + k) * at[M.D]
+        add(m, at, ring, at[M.GATHERED_INTO] + k * at[M.D], at[M.D])
+
+
+@kernel
+def depart(reverse, m, at, places, b, t, i, bounded):
+    """From COTANGENT of alpha at t back to the sources, the latest at place i of the window."""
+    if not anything(m, at, at[M.COTANGENT]):
+        return
+    kept_rows(m, at, places, P.ALPHA, at[M.D], b, t, 0, at[M.ALPHA])
+    kept_ids(m, at, places, P.ALPHA_ID, b, t, 0)
+    ending(m, at, places, b, t, bounded)
+    element, into, source = at[M.WINDOW] + i * at[M.D], at[M.INTO] + i * at[M.D], at[M.SOURCE] + i * at[M.P]
+    if at[M.BY_DURATION]:
+        element, into = gather_kept(m, at, places, b, t), at[M.GATHERED_INTO]
+    if at[M.SEGMENTS]:
+        source = score_segments(m, at, places, b, t, source)
+        clear(m, at, at[M.OUT], at[M.K] * at[M.P])
+    for o in range(0, at[M.ENDS], at[M.BLOCK]):
+        n = terms(m, at, o)
+        live = reverse(
+            m, o + at[M.COTANGENT], o + at[M.ALPHA], o + at[M.IDS], o + element, o + into, o + at[M.HERE], o + source,
+            at[M.P], o + at[M.DURATION], o + at[M.BOUND], n, at[M.X], o + at[M.OUT], o + at[M.LIVE],
+        )  # fmt: skip
+        share(m, at, o, i, n if live != 0 else 0)
+    if at[M.BY_DURATION]:
+        come_back(m, at, t)
+    for v in range(at[M.P]):
+        put_row(m, at, places, v, P.CLOSE, b, t - 1, 0, 0, at[M.HERE] + v)
+        for k in range(min(at[M.K], t) if at[M.SEGMENTS] else 0):
+            put_row(m, at, places, v, P.SEGMENT, b, t - 1 - k, k, 0, at[M.OUT] + k * at[M.P] + v)
+
+
+@kernel
+def share(m, at, o, i, n):
+    """Cotangents of the scores of segments, to what makes them up; HERE: their sum."""
+    p = at[M.P]
+    for v in range(p):
+        ended = fill(0.0)
+        for k in range(n):
+            out = get(m, o + at[M.OUT] + k * p + v)
+            ended = ended + out
+            put(m, o + at[M.MASS] + (i + k) * p + v, get(m, o + at[M.MASS] + (i + k) * p + v) + out)
+            put(m, o + at[M.DURATION_SUM] + k * p + v, get(m, o + at[M.DURATION_SUM] + k * p + v) + out)
+        put(m, o + at[M.POSITION] + v, get(m, o + at[M.POSITION] + v) + ended)
+        put(m, o + at[M.HERE] + v, ended)
+
+
+@kernel
+def begin(total, reverse, m, at, places, b, L):
+    """From the value back to COTANGENT of alpha at the end."""
+    kept_rows(m, at, places, P.ALPHA, at[M.D], b, L, 0, at[M.ALPHA])
+    spread(m, at, at[M.ALPHA], at[M.D], at[M.ALL])
+    for f in range(at[M.D]):
+        finite = abs(number(places, at[M.KEPT] + P.VALUE, f, b, 0)) < INF
+        put(m, at[M.TOTAL_COTANGENT] + f, fill(0.0))
+        seed = number(places, at[M.COTANGENTS], f, b, 0)
+        m[(at[M.TOTAL_COTANGENT] + f) * LANES] = seed if finite else 0.0
+    g, y, ids, out, live = at[M.TOTAL_COTANGENT], at[M.TOTAL], at[M.TOTAL_IDS], at[M.TOTAL_OUT], at[M.TOTAL_LIVE]
+    sum_labels(total, m, at, at[M.FINAL], y, ids)
+    empty_all(m, at)
+    some = reverse_labels(reverse, m, at, g, y, ids, at[M.FINAL], out, live)
+    collect(m, at)
+    for v in range(at[M.P]):
+        for c in range(at[M.C]):
+            x = m[(out + c * at[M.P] + v) * LANES]
+            m[((c // LANES) * at[M.BLOCK] + at[M.READ]) * LANES + c % LANES] = x if some != 0 else 0.0
+        put_row(m, at, places, v, P.END, b, 0, 0, 0, at[M.READ])
+
+
+@kernel
+def put_emission(m, at, places, b, t):
+    """The gradient of emissions at t, and what they score no longer counts."""
+    for v in range(at[M.P]):
+        row(m, at, places, v, P.EMISSION, b, t, 0, 0, at[M.READ])
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
+            e = get(m, o + at[M.READ])
+            put(m, o + at[M.PREFIX] + v, get(m, o + at[M.PREFIX] + v) - where_forbidden(e, fill(0.0), e))
+            put(m, o + at[M.READ], where_forbidden(e, fill(0.0), get(m, o + at[M.POSITION] + v)))
+        put_row(m, at, places, v, P.EMISSION, b, t, 0, 0, at[M.READ])
+
+
+@kernel
+def put_sums(m, at, places, b):
+    """The gradients that add up over a sequence."""
+    p = at[M.P]
+    for v in range(p):
+        put_row(m, at, places, v, P.START, b, 0, 0, 0, at[M.INITIAL_SUM] + v)
+        for k in range(at[M.K]):
+            put_row(m, at, places, v, P.DURATION, b, 0, k, 0, at[M.DURATION_SUM] + k * p + v)
+        for c in range(at[M.C]):
+            for k in range(at[M.COLUMNS]):
+                put_row(m, at, places, v, P.TRANSITION_BY, b, 0, k, c, at[M.LEAD_SUM] + (k * at[M.C] + c) * p + v)
+            for k in range(1, at[M.COLUMNS]):
+                add(m, at, at[M.LEAD_SUM] + c * p + v, at[M.LEAD_SUM] + (k * at[M.C] + c) * p + v, 1)
+            put_row(m, at, places, v, P.TRANSITION, b, 0, 0, c, at[M.LEAD_SUM] + c * p + v)
+
+
+@entry
+def backward(total, reverse, memory, map_, places_, lengths, bounded, first, last):
+    """The gradients of the sequences first .. last - 1; memory, map and places by their addresses."""
+    m, at, places = doubles(memory), wholes(map_), wholes(places_)
     for b in range(first, last):
         L = lengths[b]
-        w = waiting(algebra, K, C, p, columns, T, bounded)
+        clear(m, at, at[M.COTANGENT], at[M.LOS] - at[M.COTANGENT])
+        tables(m, at, places, b)
         if bounded:
-            bound_sources(model, w.lo, b, L)
-        begin(total, reverse, model, algebra, w, work, kept, out, b, L, cotangent)
-        filled, unit = L, kept.offset[:, b, L].copy()
-        refill(model, w, kept, b, L, 0, K)
+            bounds(m, at, places, b, L)
+        begin(total, reverse, m, at, places, b, L)
+        filled = L
+        refill(m, at, places, b, L, 0)
         for t in range(L, -1, -1):
             if t < L:
-                for f in range(d):
-                    for c in range(C):
-                        w.alpha[0, f, c] = kept.alpha[f, b, t, c]
-                leave(total, reverse, model, algebra, w, work, kept, out, b, t, filled - 1 - t, L)
+                leave(total, reverse, m, at, places, b, t, filled - 1 - t, L)
             if t == 0:
                 break
-            if filled - t + K > w.window.shape[2]:
-                refill(model, w, kept, b, t, filled - t, K)
-                filled, unit = t, kept.offset[:, b, t].copy()
-            depart(reverse, model, algebra, w, work, kept, out, b, t, filled - t, K, unit)
-            for v in range(p):
-                for c in range(C):
-                    if model.emission.shape[0] > 0:
-                        e = model.emission[v, min(b, model.emission.shape[1] - 1), t - 1, c]
-                        w.prefix[v, c] -= e if e > -INF else 0.0
-                        if out.emission.shape[2] > 0:
-                            out.emission[v, b, t - 1, c] = w.position[v, c] if e > -INF else 0.0
+            if filled - t + at[M.K] > at[M.SOURCES]:
+                refill(m, at, places, b, t, filled - t)
+                filled = t
+            depart(reverse, m, at, places, b, t, filled - t, bounded)
+            put_emission(m, at, places, b, t - 1)
+        put_sums(m, at, places, b)

@@ -40,7 +40,7 @@ instruction: Any = intrinsic
 
 instruction_of: Any = infer_global  # a decorator, whatever its annotation says
 _double, _bits = ir.DoubleType(), ir.IntType(64)
-_vector, _ivector = ir.VectorType(_double, LANES), ir.VectorType(_bits, LANES)
+VECTOR, _ivector = ir.VectorType(_double, LANES), ir.VectorType(_bits, LANES)
 
 
 class LanesType(types.Type):
@@ -56,11 +56,12 @@ lanes = LanesType()
 @register_model(LanesType)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
-        super().__init__(manager, fe_type, _vector)
+        super().__init__(manager, fe_type, VECTOR)
 
 
-def _constant(x: float) -> ir.Constant:
-    return ir.Constant(_vector, [ir.Constant(_double, x)] * LANES)
+def constant(x: float) -> ir.Constant:
+    """One number in every lane."""
+    return ir.Constant(VECTOR, [ir.Constant(_double, x)] * LANES)
 
 
 def _whole(x: int) -> ir.Constant:
@@ -68,9 +69,9 @@ def _whole(x: int) -> ir.Constant:
 
 
 def _spread(builder, x):
-    first = builder.insert_element(ir.Constant(_vector, ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(first, ir.Constant(_vector, ir.Undefined), mask)
+    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), mask)
 
 
 def _address(context, builder, array_type, array, i, j):
@@ -81,12 +82,13 @@ def _address(context, builder, array_type, array, i, j):
     return builder.gep(data, [builder.add(builder.mul(i, width), j)])
 
 
-def _call(builder, name, *args):
-    kind = ir.FunctionType(_vector, [_vector] * len(args))
+def call(builder, name, *args):
+    """A function of LLVM's own on whole vectors."""
+    kind = ir.FunctionType(VECTOR, [VECTOR] * len(args))
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f64"), args)
 
 
-def _pointwise(name: str, count: int, generate):
+def pointwise(name: str, count: int, generate):
     """An intrinsic of `count` vectors that gives a vector."""
 
     def codegen(context, builder, signature, args):
@@ -101,7 +103,10 @@ def _pointwise(name: str, count: int, generate):
     def three(typing_context, a, b, c):
         return lanes(lanes, lanes, lanes), codegen
 
-    typed = (one, two, three)[count - 1]
+    def four(typing_context, a, b, c, d):
+        return lanes(lanes, lanes, lanes, lanes), codegen
+
+    typed = (one, two, three, four)[count - 1]
     typed.__name__ = typed.__qualname__ = name
     return instruction(typed)
 
@@ -112,7 +117,7 @@ def load(typing_context, array, i, j):
 
     def codegen(context, builder, signature, args):
         address = _address(context, builder, signature.args[0], *args)
-        return builder.load(builder.bitcast(address, _vector.as_pointer()), align=8)
+        return builder.load(builder.bitcast(address, VECTOR.as_pointer()), align=8)
 
     return lanes(array, types.int64, types.int64), codegen
 
@@ -123,7 +128,7 @@ def store(typing_context, array, i, j, value):
 
     def codegen(context, builder, signature, args):
         address = _address(context, builder, signature.args[0], *args[:3])
-        builder.store(args[3], builder.bitcast(address, _vector.as_pointer()), align=8)
+        builder.store(args[3], builder.bitcast(address, VECTOR.as_pointer()), align=8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, lanes), codegen
@@ -145,45 +150,45 @@ def fill(typing_context, x):
     return lanes(types.float64), lambda context, builder, signature, args: _spread(builder, args[0])
 
 
-fma = _pointwise("fma", 3, lambda b, x, y, z: _call(b, "llvm.fmuladd", x, y, z))
+fma = pointwise("fma", 3, lambda b, x, y, z: call(b, "llvm.fmuladd", x, y, z))
 """a b + c."""
-larger = _pointwise("larger", 2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-smaller = _pointwise("smaller", 2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-where_positive = _pointwise(
-    "where_positive", 3, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, _constant(0.0)), y, z)
+larger = pointwise("larger", 2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+smaller = pointwise("smaller", 2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+where_positive = pointwise(
+    "where_positive", 3, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, constant(0.0)), y, z)
 )
 """b where a > 0, else c."""
-where_open = _pointwise(
-    "where_open", 3, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, _constant(float("-inf"))), y, z)
+where_open = pointwise(
+    "where_open", 3, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, constant(float("-inf"))), y, z)
 )
 """b where a > -inf, else c."""
 
 
-def _times_power_of_two(builder, x, n):
+def power_of_two(builder, x, n):
     """x 2^n for whole n, given as n + 1.5 x 2^52: the low bits of that double are n."""
     bits = builder.shl(builder.bitcast(n, _ivector), _whole(52))
-    return builder.bitcast(builder.add(builder.bitcast(x, _ivector), bits), _vector)
+    return builder.bitcast(builder.add(builder.bitcast(x, _ivector), bits), VECTOR)
 
 
 def _exponent(builder, x):
     """The n of x = m 2^n with m between sqrt(1/2) and sqrt(2)."""
     i = builder.bitcast(x, _ivector)
     n = builder.ashr(builder.sub(i, _whole(0x3FE6A09E667F3BCD)), _whole(52))
-    magic = builder.bitcast(builder.add(n, _whole(0x4338000000000000)), _vector)
-    return builder.fsub(magic, _constant(MAGIC))
+    magic = builder.bitcast(builder.add(n, _whole(0x4338000000000000)), VECTOR)
+    return builder.fsub(magic, constant(MAGIC))
 
 
 def _mantissa(builder, x):
     i = builder.bitcast(x, _ivector)
     n = builder.ashr(builder.sub(i, _whole(0x3FE6A09E667F3BCD)), _whole(52))
-    return builder.bitcast(builder.sub(i, builder.shl(n, _whole(52))), _vector)
+    return builder.bitcast(builder.sub(i, builder.shl(n, _whole(52))), VECTOR)
 
 
 MAGIC = 1.5 * 2.0**52
-times_power_of_two = _pointwise("times_power_of_two", 2, _times_power_of_two)
+times_power_of_two = pointwise("times_power_of_two", 2, power_of_two)
 
 
-def _mask(test):
+def mask(test):
     """The lanes where a test of two vectors holds, as the bits of an integer."""
 
     def codegen(context, builder, signature, args):
@@ -196,7 +201,7 @@ def _mask(test):
 @instruction
 def doubtful(typing_context, x, limit):
     """Where 0 < x < limit."""
-    return _mask(lambda b, x, y: b.and_(b.fcmp_ordered(">", x, _constant(0.0)), b.fcmp_ordered("<", x, y)))
+    return mask(lambda b, x, y: b.and_(b.fcmp_ordered(">", x, constant(0.0)), b.fcmp_ordered("<", x, y)))
 
 
 @instruction
@@ -204,16 +209,16 @@ def closes(typing_context, x, y):
     """Where y = -inf and x is not."""
 
     def test(builder, x, y):
-        low = _constant(-math.inf)
+        low = constant(-math.inf)
         return builder.and_(builder.fcmp_ordered(">", x, low), builder.fcmp_ordered("==", y, low))
 
-    return _mask(test)
+    return mask(test)
 
 
 @instruction
 def above(typing_context, x, limit):
     """Where x > limit."""
-    return _mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
+    return mask(lambda b, x, y: b.fcmp_ordered(">", x, y))
 
 
 class _Arithmetic(AbstractTemplate):
@@ -239,17 +244,17 @@ for _operator, _name in (
 
 def _polynomial(builder, x, coefficients):
     """Horner's rule, the highest power first."""
-    value = _constant(coefficients[0])
+    value = constant(coefficients[0])
     for c in coefficients[1:]:
-        value = _call(builder, "llvm.fmuladd", value, x, _constant(c))
+        value = call(builder, "llvm.fmuladd", value, x, constant(c))
     return value
 
 
-def _shared(name: str, body):
+def shared(name: str, body):
     """An intrinsic of one vector whose instructions stand once in a module, as a function that LLVM inlines."""
 
     def generate(builder, x):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_vector, [_vector]), name)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(VECTOR, [VECTOR]), name)
         if function.is_declaration:
             function.linkage = "internal"
             function.attributes.add("alwaysinline")
@@ -257,31 +262,35 @@ def _shared(name: str, body):
             inside.ret(body(inside, function.args[0]))
         return builder.call(function, [x])
 
-    return _pointwise(name, 1, generate)
+    return pointwise(name, 1, generate)
+
+
+def exponential(builder, y):
+    """The p and n + 1.5 x 2^52 of e^y = p 2^n, for whole n and -720 <= y <= 720."""
+    shifted = call(builder, "llvm.fmuladd", y, constant(1.4426950408889634), constant(MAGIC))
+    n = builder.fsub(shifted, constant(MAGIC))
+    r = call(builder, "llvm.fmuladd", n, constant(-6.93145751953125e-1), y)
+    r = call(builder, "llvm.fmuladd", n, constant(-1.42860682030941723212e-6), r)
+    return _polynomial(builder, r, [1.0 / math.factorial(i) for i in range(13, -1, -1)]), shifted
 
 
 def _exp(builder, x):
-    y = builder.select(builder.fcmp_ordered(">", x, _constant(-700.0)), x, _constant(-700.0))
-    shifted = _call(builder, "llvm.fmuladd", y, _constant(1.4426950408889634), _constant(MAGIC))
-    n = builder.fsub(shifted, _constant(MAGIC))
-    r = _call(builder, "llvm.fmuladd", n, _constant(-6.93145751953125e-1), y)
-    r = _call(builder, "llvm.fmuladd", n, _constant(-1.42860682030941723212e-6), r)
-    value = _times_power_of_two(
-        builder, _polynomial(builder, r, [1.0 / math.factorial(i) for i in range(13, -1, -1)]), shifted
-    )
-    return builder.select(builder.fcmp_ordered(">=", x, _constant(-700.0)), value, _constant(0.0))
+    y = builder.select(builder.fcmp_ordered(">", x, constant(-700.0)), x, constant(-700.0))
+    value = power_of_two(builder, *exponential(builder, y))
+    return builder.select(builder.fcmp_ordered(">=", x, constant(-700.0)), value, constant(0.0))
 
 
-def _log(builder, x):
-    m, one = _mantissa(builder, x), _constant(1.0)
+def logarithm(builder, x):
+    """Of a normal positive double; -inf at 0 and below."""
+    m, one = _mantissa(builder, x), constant(1.0)
     s = builder.fdiv(builder.fsub(m, one), builder.fadd(m, one))
     series = _polynomial(builder, builder.fmul(s, s), [1.0 / i for i in range(21, 0, -2)])  # of atanh
     double = builder.fmul(builder.fadd(s, s), series)
-    value = _call(builder, "llvm.fmuladd", _exponent(builder, x), _constant(0.693147180559945309), double)
-    return builder.select(builder.fcmp_ordered(">", x, _constant(0.0)), value, _constant(-math.inf))
+    value = call(builder, "llvm.fmuladd", _exponent(builder, x), constant(0.693147180559945309), double)
+    return builder.select(builder.fcmp_ordered(">", x, constant(0.0)), value, constant(-math.inf))
 
 
-exp = _shared("semicrf_exp", _exp)
+exp = shared("semicrf_exp", _exp)
 """e^x; 0 below -700, also for -inf; x <= 700 is the caller's business."""
-log = _shared("semicrf_log", _log)
+log = shared("semicrf_log", logarithm)
 """Natural logarithm of a normal positive double; -inf at 0."""

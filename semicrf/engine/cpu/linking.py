@@ -9,8 +9,11 @@ Python's arguments, which often is longer than the kernel.
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numba import njit, types
@@ -132,8 +135,21 @@ def _kernel(**flags: Any) -> Any:
     return compile_once
 
 
-entry = njit(nogil=True, cache=True, pipeline_class=_WholeCompiler, **FLAGS)
-"""For what Python calls."""
+@cache
+def _sources() -> str:
+    """A digest of all that may be linked into an entry."""
+    texts = (f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def entry(function: Any) -> Any:
+    """For what Python calls; compiled anew where any source of this folder changed, not only the function's own."""
+    compiled: Any = njit(nogil=True, cache=True, pipeline_class=_WholeCompiler, **FLAGS)(function)
+    key = compiled._cache._index_key
+    compiled._cache._index_key = lambda signature, codegen: (key(signature, codegen), _sources())
+    return compiled
+
+
 kernel = _kernel()
 """For what entries and kernels call."""
 small = _kernel(forceinline=True)

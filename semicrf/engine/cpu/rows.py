@@ -1,15 +1,20 @@
-"""A semiring's functions as the loops of `elements` call them: for all labels of a position at once.
+"""A semiring's functions as the loops of `elements` call them: for eight labels of a position at once.
 
 What follows the marked line is compiled once per semiring, behind its generated functions, and handed to the loops by
-address: the loops are compiled once, whatever the semiring.
+address: the loops are compiled once, whatever the semiring. All arguments but m are rows of it: see `elements`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from semicrf.engine.cpu.lanes import fill
+from semicrf.engine.cpu.vectors import any_but, get, put, where_equal
+
 if TYPE_CHECKING:  # what `semicrf.compile.cpu` generates
-    ROWS: int = 0
+    D: int = 0
+    IDS: int = 0
+    P: int = 0
     ZERO: tuple[float, ...] = ()
     act: Any = ...
     pull: Any = ...
@@ -19,51 +24,39 @@ if TYPE_CHECKING:  # what `semicrf.compile.cpu` generates
 # ------------------------------------------------------------------ behind the generated functions
 
 
-def total(elements, at_element, many, here, source, at_source, term, bound, count, x, rows, y, at):
-    """y[r] = the sum over i < count[r] of elements[r, :, at_element + i] times its potentials, ids in at[r].
+def total(m, element, here, source, step, term, bound, n, x, y, ids):
+    """y = the sum of n elements times their potentials, its choices in ids.
 
-    The potentials are here[r, q] + source[r, q, at_source + i] + term[r, q, i]; those at i >= bound[r, q] are -inf.
-    `many` is 0 where all rows share the elements. x and rows are scratch.
+    The potentials of term i are here + m[source + i * step] + m[term + i * P], -inf from `bound` on. x is scratch.
     """
-    for r in range(count.shape[0]):
-        n = count[r]
-        if n > 0:
-            act(elements[r * many], at_element, here[r], source[r], at_source, term[r], bound[r], n, x)
-            sum(x, n, rows, y[r], at[r])
-        else:
-            for f in range(len(ZERO)):
-                y[r, f] = ZERO[f]
-            for f in range(at.shape[1]):
-                at[r, f] = -1
+    if n > 0:
+        act(m, element, here, source, step, term, bound, n, x)
+        sum(m, x, n, y, ids)
+        return
+    for f in range(D):
+        put(m, y + f, fill(ZERO[f]))
+    for r in range(IDS):
+        put(m, ids + r, fill(-1.0))
 
 
-def reverse(
-    g, y, at, elements, at_element, many, here, source, at_source, term, bound, count, x, rows, into, out, live
-):
-    """The reverse of `total`: adds to `into`, as `elements` lie; fills out[r] where g[r] is not zero: where live[r]."""
-    for r in range(count.shape[0]):
-        live[r] = False
-        for f in range(len(ZERO)):
-            live[r] = live[r] or g[r, f] != 0.0
-        n = count[r]
-        live[r] = live[r] and n > 0
-        if live[r]:
-            e = r * many
-            act(elements[e], at_element, here[r], source[r], at_source, term[r], bound[r], n, x)
-            pull(
-                g[r], y[r], at[r], x, rows, elements[e], at_element, here[r], source[r], at_source, term[r], bound[r],
-                n, into[e], out[r],
-            )  # fmt: skip
+def reverse(m, g, y, ids, element, into, here, source, step, term, bound, n, x, out, live):
+    """The reverse of `total`: adds to `into`, as the elements lie, and fills `out`, as the terms do.
+
+    Nothing comes back to a label all of whose g are zero; whether there is any other. live is scratch.
+    """
+    mark, some = fill(0.0), 0
+    for f in range(D):
+        some |= any_but(get(m, g + f), fill(0.0))
+        mark = where_equal(get(m, g + f), fill(0.0), mark, fill(1.0))
+    if some == 0 or n <= 0:
+        return 0
+    for q in range(P):
+        put(m, live + q, mark * get(m, bound + q))
+    act(m, element, here, source, step, term, live, n, x)
+    pull(m, g, y, ids, element, into, here, source, step, term, live, n, x, out)
+    return 1
 
 
-def scale(y, by):
-    """Every y[r] times potentials, in place."""
-    for r in range(y.shape[0]):
-        moved = shift(y[r], by)
-        for f in range(len(ZERO)):
-            y[r, f] = moved[f]
-
-
-def scratch():
-    """How many rows of scratch `sum` and `pull` take."""
-    return ROWS
+def scale(m, element, by, out):
+    """out = an element times potentials."""
+    shift(m, element, by, out)

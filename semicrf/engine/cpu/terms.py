@@ -1,157 +1,112 @@
-"""What generated CPU text calls by name: elementary functions of every float, and sums over a row of terms.
+"""What generated CPU text calls by name: sums over the terms of eight labels at once, and what belongs to a term.
 
-Each agrees with `semicrf.compile.interpret` on every float, infinities included. Loops of straight-line code over a row
-vectorise; where a comparison must not be reordered, work is done in blocks.
+Each agrees with `semicrf.compile.interpret` on every float, infinities included, and keeps every NaN. The terms of a
+sum are rows of memory, `step` apart.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from semicrf.engine.cpu.elementary import exp as exp_in_range
+from semicrf.engine.cpu.lanes import fill
+from semicrf.engine.cpu.linking import small
+from semicrf.engine.cpu.vectors import (
+    anchor,
+    any_above,
+    exp,
+    get,
+    highest,
+    log,
+    put,
+    where_above,
+    where_equal,
+    where_flawed,
+)
 
-INF = float("inf")
-NAN = float("nan")
-BLOCK = 8
-
-KEEP_ORDER = {"contract", "nsz"}
-"""Generated arithmetic is done as written, as infinities and NaN mean something there."""
-
-small = njit(inline="always", fastmath=KEEP_ORDER, error_model="numpy")
-function = njit(fastmath=KEEP_ORDER, error_model="numpy")
-
-
-@njit(forceinline=True, fastmath={*KEEP_ORDER, "reassoc"}, error_model="numpy")  # inlined late, with flags of its own
-def plus(total, term):
-    """total + term, in any order: what a loop adds up may be added up in lanes."""
-    return total + term
+INF, NAN = np.inf, np.nan
 
 
 @small
-def exp(x):
-    """e to the power x, 0 from -700 down."""
-    y = exp_in_range(min(x, 700.0))
-    if x > 700.0:
-        y = np.exp(x)
-    return y if x == x else x
+def within(i, bound, w):
+    """w where a label has a term i, else -inf."""
+    return where_above(bound, fill(float(i)), w, fill(-INF))
 
 
 @small
-def log(x):
-    """Natural logarithm; log(0) = -inf."""
-    return np.log(x)
+def atleast(x, y):
+    """1 where x >= y, else 0."""
+    return where_equal(x, y, fill(1.0), where_above(x, y, fill(1.0), fill(0.0)))
 
 
 @small
-def ratio(x, total):
-    """exp(x - total), 0 where x is -inf."""
-    y = exp(x - total)
-    return 0.0 if x == -INF else y
+def exceeds(x, y):
+    """1 where x > y, else 0."""
+    return where_above(x, y, fill(1.0), fill(0.0))
 
 
 @small
-def weigh(p, y):
-    """p * y with 0 * anything = 0."""
-    z = p * y
-    return 0.0 if p == 0.0 else z
+def hit(chosen, place):
+    """1 where a choice was found at this place, else 0."""
+    return where_equal(chosen, fill(float(place)), fill(1.0), fill(0.0))
 
 
 @small
-def surprisal(x, total):
-    """total - x, +inf where x is -inf."""
-    y = total - x
-    return INF if x == -INF else y
-
-
-@small
-def larger(a, b):
-    """The larger of two; NaN where one is."""
-    return a if a > b or a != a else b
-
-
-@small
-def peak(row, i):
-    """The largest of a block."""
-    a = larger(larger(row[i], row[i + 1]), larger(row[i + 2], row[i + 3]))
-    b = larger(larger(row[i + 4], row[i + 5]), larger(row[i + 6], row[i + 7]))
-    return larger(a, b)
-
-
-@function
-def largest(row, n):
-    """The largest of the first n and its place, the first on ties; -inf and -1 where all are; NaN where one is."""
-    top, place, flawed = -INF, -1, False
-    full = n - n % BLOCK
-    for i in range(0, full, BLOCK):
-        m = peak(row, i)
-        flawed |= m != m
-        if m > top:
-            top, place = m, i
-    for i in range(full, n):
-        flawed |= row[i] != row[i]
-        if row[i] > top:
-            top, place = row[i], i
-    if flawed:
-        return NAN, -1
-    if place >= 0:
-        while row[place] != top:
-            place += 1
-    return top, place
-
-
-@function
-def lse(row, n):
-    """log sum exp of the first n; -inf where all are."""
-    top = largest(row, n)[0]
-    if not abs(top) < INF:
-        return top
-    total = 0.0
+def lse(m, first, step, n):
+    """log sum exp of n terms; -inf where all are."""
+    top = fill(-INF)
     for i in range(n):
-        total = plus(total, exp_in_range(row[i] - top))
-    return top + np.log(total)
+        top = highest(get(m, first + i * step), top)
+    top, total = anchor(top), fill(0.0)
+    for i in range(n):
+        total = total + exp(get(m, first + i * step) - top)
+    return top + log(total)
 
 
 @small
-def insert(value, place, k, values, places):
-    """Into a descending list, after its equals."""
-    r = k - 1
-    while r > 0 and values[r - 1] < value:
-        values[r] = values[r - 1]
-        places[r] = places[r - 1]
-        r -= 1
-    values[r] = value
-    places[r] = place
+def largest(m, first, step, n):
+    """The largest of n terms and its place, the first on ties; -inf and -1 where all are, NaN and -1 where one is."""
+    top, place, flaw = fill(-INF), fill(-1.0), fill(0.0)
+    for i in range(n):
+        x = get(m, first + i * step)
+        place = where_above(x, top, fill(float(i)), place)
+        top = where_above(x, top, x, top)
+        flaw = where_flawed(x, x, flaw)
+    return where_flawed(flaw, flaw, top), where_flawed(flaw, fill(-1.0), place)
 
 
-@function
-def best(rows, n, k, descending, values, places):
-    """The k largest of the rows' first n and their places (term * rows + row), descending, ties to the first place.
+@small
+def insert(lists, x, place, k):
+    """Into descending lists, after their equals: k rows of values, then k of places."""
+    for r in range(k - 1, -1, -1):
+        held, at = get(lists, r), get(lists, k + r)
+        value, where = where_above(x, held, x, held), where_above(x, held, place, at)
+        if r > 0:
+            before = get(lists, r - 1)
+            value = where_above(x, before, before, value)
+            where = where_above(x, before, get(lists, k + r - 1), where)
+        put(lists, r, value)
+        put(lists, k + r, where)
 
-    What is -inf is nobody's choice: its place is -1. `descending`: no term's scalar exceeds that of the row before.
+
+@small
+def best(m, first, step, aside, columns, n, k, descending, lists):
+    """The k largest of n terms by `columns` scalars, `aside` apart, and their places (term * columns + column).
+
+    Descending, ties to the first place, in 2 k rows of `lists`. What is -inf is nobody's choice: its place is -1.
+    `descending`: no term's scalar exceeds the one before it.
     """
-    columns = rows.shape[0]
     for r in range(k):
-        values[r] = -INF
-        places[r] = -1
-    i = 0
-    while i < n:
-        if i + BLOCK <= n:
-            m = peak(rows[0], i)
-            if not descending:
-                for c in range(1, columns):
-                    m = larger(m, peak(rows[c], i))
-            if m <= values[k - 1]:
-                i += BLOCK
-                continue
-        for j in range(i, min(i + BLOCK, n)):
-            for c in range(columns):
-                if rows[c, j] != rows[c, j]:
-                    values[:k] = NAN
-                    places[:k] = -1
-                    return
-                if rows[c, j] > values[k - 1]:
-                    insert(rows[c, j], j * columns + c, k, values, places)
-                elif descending:
-                    break
-        i += BLOCK
+        put(lists, r, fill(-INF))
+        put(lists, k + r, fill(-1.0))
+    flaw = fill(0.0)
+    for i in range(n):
+        for c in range(columns):
+            x = get(m, first + i * step + c * aside)
+            flaw = where_flawed(x, x, flaw)
+            if any_above(x, get(lists, k - 1)) != 0:
+                insert(lists, x, fill(float(i * columns + c)), k)
+            elif descending:
+                break
+    for r in range(k):
+        put(lists, r, where_flawed(flaw, flaw, get(lists, r)))
+        put(lists, k + r, where_flawed(flaw, fill(-1.0), get(lists, k + r)))

@@ -1,4 +1,4 @@
-"""CoNLL column files, their conversion to and from ``Segments``, and scores of entities."""
+"""CoNLL column files, and their conversion to and from ``Segments``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from semicrf._nested import entity_ids, parse_tag
+from semicrf._nested import parse_tag
 from semicrf.errors import bad_input
 from semicrf.segments import Segments
 
@@ -170,74 +170,62 @@ def from_segments(tokens: Sequence[Sequence[str]], segments: Segments, names: Se
     return sentences
 
 
-class TypeScores(NamedTuple):
-    """Scores of one entity type, and how many entities of it are gold, predicted and both."""
-
-    precision: float
-    recall: float
-    f1: float
-    gold: int
-    predicted: int
-    correct: int
+_FOLLOWERS = {
+    "O": "OBS",
+    "B": "IE",
+    "I": "IE",
+    "E": "OBS",
+    "S": "OBS",
+}  # of BIOES tags; those of one entity have one type
 
 
-class EntityScores(NamedTuple):
-    """Micro-averaged scores, and those of each type."""
-
-    precision: float
-    recall: float
-    f1: float
-    per_type: dict[str, TypeScores]
-
-
-def entity_scores(gold: Segments, predicted: Segments, names: Sequence[str]) -> EntityScores:
-    """Precision, recall and F1 of exact entities: start, end and type must agree; label 0 (``O``) is no entity.
-
-    Sums over every sequence of the batch; a sequence of count 0 holds no entity. A score whose denominator is 0 is 0.
-    Neighbouring segments of one type are two entities.
-
-    Args:
-        gold, predicted: ``Segments`` of one batch shape.
-        names: label names, ``names[0]`` is ``"O"``.
+def from_bioes(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[Sentence]:
+    """Sentences with BIOES tags (also BILOU with ``L`` and ``U``) as sentences with BIO (IOB2) tags.
 
     Raises:
-        InputError: batch shapes differ, a label is not in names, or a bad ``names``.
+        InputError: a tag of another form, or one that may not follow the tag before it.
 
-    >>> gold = Segments.from_bio([["B-per", "I-per", "O", "B-loc"]], ["O", "per", "loc"])
-    >>> predicted = Segments.from_bio([["B-per", "I-per", "B-loc", "I-loc"]], ["O", "per", "loc"])
-    >>> scores = entity_scores(gold, predicted, ["O", "per", "loc"])
-    >>> scores.f1, scores.per_type["per"].f1
-    (0.5, 1.0)
+    >>> from_bioes([(["Ada", "Lovelace", "wrote"], ["B-per", "E-per", "O"])])[0].tags
+    ['B-per', 'I-per', 'O']
     """
-    ids = entity_ids(names)
-    if gold.batch_shape != predicted.batch_shape:
-        got = f"batch shape {tuple(predicted.batch_shape)}"
-        raise bad_input("predicted", got, f"{tuple(gold.batch_shape)}, as gold")
-    true, found = _entities("gold", gold, len(names)), _entities("predicted", predicted, len(names))
-    per_type = {}
-    for name, label in ids.items():
-        of_type = [{e for e in entities if e[-1] == label} for entities in (true, found)]
-        per_type[name] = _type_scores(*of_type)
-    return EntityScores(*_type_scores(true, found)[:3], per_type)
+    return [Sentence(list(tokens), _from_bioes(tags, f"sentence {i}")) for i, (tokens, tags) in enumerate(sentences)]
 
 
-def _entities(name: str, segments: Segments, num_labels: int) -> set[tuple[int, ...]]:
-    """Every entity as (row-major index of its sequence, start, end, label)."""
-    segments = segments.trim()
-    label, mask = segments.label, segments.mask
-    if bool((mask & ((label < 0) | (label >= num_labels))).any()):
-        raise bad_input(
-            name, "a label outside names", f"labels in 0..{num_labels - 1}", "pass the names it was made with."
-        )
-    sequence = torch.arange(segments.count.numel(), device=segments.device).reshape(segments.count.shape)
-    columns = sequence[..., None].expand_as(label), segments.start, segments.end, label
-    keep = mask & (label > 0)
-    return set(map(tuple, torch.stack([x[keep] for x in columns], -1).tolist()))
+def _from_bioes(tags: Sequence[str], where: str) -> list[str]:
+    found, before, kind = [], "O", ""
+    for t, tag in enumerate([*tags, "O"]):  # the end of a sentence ends an entity as O does
+        prefix, _, now = tag.partition("-")
+        prefix = {"L": "E", "U": "S"}.get(prefix, prefix)
+        if prefix not in _FOLLOWERS or (prefix == "O") != (not now):
+            raise bad_input(f"{where}, token {t}", f"tag {tag!r}", "O, or B-, I-, E- or S- and a type")
+        if prefix not in _FOLLOWERS[before] or (prefix in "IE" and now != kind):
+            got = "the end of the sentence" if t == len(tags) else f"tag {tag!r}"
+            before = before if before == "O" else f"{before}-{kind}"
+            fix = "entities are S, or B, any number of I, then E; BIO tags need no conversion."
+            raise bad_input(f"{where}, token {t}", f"{got} after {before!r}", "a BIOES tag that may follow it", fix)
+        found.append(f"{'B' if prefix in 'BS' else 'I'}-{now}" if now else "O")
+        before, kind = prefix, now
+    return found[:-1]
 
 
-def _type_scores(gold: set[tuple[int, ...]], predicted: set[tuple[int, ...]]) -> TypeScores:
-    correct = len(gold & predicted)
-    precision = correct / len(predicted) if predicted else 0.0
-    recall = correct / len(gold) if gold else 0.0
-    f1 = 2 * correct / (len(gold) + len(predicted)) if gold or predicted else 0.0
-    return TypeScores(precision, recall, f1, len(gold), len(predicted), correct)
+def to_bioes(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[Sentence]:
+    """Sentences with BIO (IOB2) tags as sentences with BIOES tags, as ``from_bioes`` reads them.
+
+    An ``I-`` tag that does not continue an entity of its type starts one.
+
+    Raises:
+        InputError: a tag is not ``O``, ``B-type`` or ``I-type``.
+
+    >>> to_bioes([(["Ada", "Lovelace", "wrote"], ["B-per", "I-per", "O"])])[0].tags
+    ['B-per', 'E-per', 'O']
+    """
+    return [Sentence(list(tokens), _to_bioes(tags, f"sentence {i}")) for i, (tokens, tags) in enumerate(sentences)]
+
+
+def _to_bioes(tags: Sequence[str], where: str) -> list[str]:
+    parsed = [parse_tag(tag, f"{where}, token {t}") for t, tag in enumerate(tags)]
+    found = []
+    for (_, before), (prefix, kind), after in zip([("O", ""), *parsed], parsed, [*parsed[1:], ("O", "")], strict=False):
+        first, last = prefix == "B" or before != kind, after != ("I", kind)
+        found.append(f"{'S' if first and last else 'B' if first else 'E' if last else 'I'}-{kind}" if kind else "O")
+    return found

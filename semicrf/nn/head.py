@@ -1,28 +1,26 @@
-"""A layer that turns features into a semi-Markov CRF: scores, the distribution, its loss and its decoding."""
+"""The layer itself: scores from features, the distribution, its loss and its decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from semicrf import _validation
-from semicrf._checks import check_shape, check_tensor, check_tiling
-from semicrf._nested import at
-from semicrf.constraints import Constraints, Evidence, as_segments
+from semicrf._checks import check_tensor
+from semicrf.constraints import Constraints
 from semicrf.distribution import SemiCRFDistribution
 from semicrf.durations import check_size, duration_module
-from semicrf.errors import InputError, bad_input
+from semicrf.errors import bad_input
+from semicrf.nn.losses import Reduction, Target, negative_log_likelihood
 from semicrf.potentials import FactoredPotentials, Potentials
 from semicrf.segments import Segments
 
 __all__ = ["SemiCRFHead"]
 
-inf = float("inf")
-Reduction = Literal["mean", "sum", "none", "token_mean"]
 Lengths = Tensor | Sequence[int] | None
 _RULES = tuple(field.name for field in fields(Constraints))
 
@@ -45,6 +43,9 @@ class SemiCRFHead(nn.Module):
         constraints: rules that hold alike in the loss, marginals, samples and decoding. They are configuration: they
             move with the module and are not in its ``state_dict``.
         boundary_scores: whether the features also score where segments start and end. Needs ``input_dim``.
+        duration_buckets: the longest duration of each bucket, ascending, the last one ``max_duration``: transitions
+            then also depend on the bucket of the segment they lead into, by ``duration_transition (n, C, C)``.
+        label_names: ``C`` of them, for ``named``; configuration, not in the ``state_dict``.
         validate_args: whether to check values; None means yes, except while compiling or capturing a CUDA graph.
 
     Raises:
@@ -64,7 +65,9 @@ class SemiCRFHead(nn.Module):
 
     def __init__(
         self, num_labels: int, max_duration: int, input_dim: int | None = None, *, duration: str | nn.Module = "free",
-        constraints: Constraints | None = None, boundary_scores: bool = False, validate_args: bool | None = None,
+        constraints: Constraints | None = None, boundary_scores: bool = False,
+        duration_buckets: Sequence[int] | None = None, label_names: Sequence[str] | None = None,
+        validate_args: bool | None = None,
     ):  # fmt: skip
         super().__init__()
         self.num_labels = check_size("num_labels", num_labels)
@@ -82,6 +85,10 @@ class SemiCRFHead(nn.Module):
         self.start = nn.Parameter(torch.zeros(num_labels))
         self.end = nn.Parameter(torch.zeros(num_labels))
         self.duration = duration_module(duration, num_labels, max_duration)
+        self.duration_buckets = _buckets(duration_buckets, max_duration)
+        if self.duration_buckets is not None:
+            self.duration_transition = nn.Parameter(torch.zeros(len(self.duration_buckets), num_labels, num_labels))
+        self.label_names = None if label_names is None else _names(label_names, num_labels)
         if not isinstance(constraints, Constraints | None):
             raise bad_input("constraints", f"a {type(constraints).__name__}", "semicrf.Constraints, or None")
         for name in _RULES if constraints is not None else ():
@@ -112,14 +119,9 @@ class SemiCRFHead(nn.Module):
             transition, duration, start, end = (x.to(dtype) for x in (self.transition, duration, self.start, self.end))
             segment_start, segment_end = boundary or (None, None)
             potentials = FactoredPotentials(
-                emission,
-                transition,
-                duration,
-                start=start,
-                end=end,
-                segment_start=segment_start,
-                segment_end=segment_end,
-            )
+                emission, transition, duration, duration_transition=self._by_duration(dtype), start=start, end=end,
+                segment_start=segment_start, segment_end=segment_end,
+            )  # fmt: skip
             constraints = self.constraints
             return potentials if constraints is None else constraints.apply(potentials)
 
@@ -140,10 +142,12 @@ class SemiCRFHead(nn.Module):
         return SemiCRFDistribution(self.potentials(hidden), lengths, validate_args=self.validate_args)
 
     def loss(
-        self, hidden: Tensor, target: Segments | Sequence | Tensor | Evidence, lengths: Lengths = None,
-        reduction: Reduction = "mean", split: Literal["K"] | None = None,
+        self, hidden: Tensor, target: Target, lengths: Lengths = None, reduction: Reduction = "mean",
+        split: Literal["K"] | None = None, ignore_index: int | None = None,
     ) -> Tensor:  # fmt: skip
         """``-log_prob`` of the target, never negative but for rounding.
+
+        For other losses, of one distribution for all of them, see ``semicrf.nn.losses``.
 
         Args:
             hidden, lengths: as ``forward``.
@@ -153,6 +157,8 @@ class SemiCRFHead(nn.Module):
             reduction: ``"mean"`` over sequences, ``"sum"``, ``"none"`` for ``(...)``, or ``"token_mean"``: the sum
                 over the number of positions.
             split: ``"K"`` cuts a segment or run longer than ``K`` into pieces of ``K``, the last one shorter.
+            ignore_index: the label of positions that were not observed, which are summed over: no label 0, no loss of
+                a position, but a missing observation. A segment may start beside one.
 
         Raises:
             InputError: a shape or type that does not fit, an unknown option; when validating, a target that does not
@@ -167,29 +173,19 @@ not 5. Likely fix: raise max_duration to 5 or more, or cut the segment (split="K
         >>> round(head.loss(hidden, labels, split="K").item(), 3)  # log of the number of segmentations
         5.024
         """
-        if reduction not in ("mean", "sum", "none", "token_mean"):
-            raise bad_input("reduction", repr(reduction), "'mean', 'sum', 'none' or 'token_mean'")
         p = self(hidden, lengths)
-        validate = _validation.wanted(self.validate_args, p.potentials)
-        value = self._target(target, p, split, validate)
-        with torch.autocast(hidden.device.type, enabled=False):
-            loss = -p.log_prob(value)
-        if validate and bool((impossible := loss == inf).any()):
-            raise _forbidden(p.potentials, value, int(impossible.flatten().nonzero()[0]))
-        if reduction == "none":
-            return loss
-        if reduction == "mean":
-            return loss.mean()
-        return loss.sum() if reduction == "sum" else loss.sum() / p.lengths.sum()
+        return negative_log_likelihood(p, target, reduction, split, ignore_index, self.validate_args)
 
     @torch.no_grad()
-    def decode(self, hidden: Tensor, lengths: Lengths = None) -> Segments:
+    def decode(self, hidden: Tensor, lengths: Lengths = None, *, probability: bool = True) -> Segments:
         """The best segmentation of each sequence, its score, and the probability of each of its segments; no gradients.
 
         Where no segmentation is possible, ``count`` is 0 and ``score`` is ``-inf``.
 
         Args:
             hidden, lengths: as ``forward``.
+            probability: whether to compute probabilities. They take a number for every segment that there could be,
+                ``T K C`` of each sequence, which long sequences with a large ``K`` have no memory for.
 
         Raises:
             InputError: as ``forward``.
@@ -202,13 +198,42 @@ not 5. Likely fix: raise max_duration to 5 or more, or cut the segment (split="K
         p = self(hidden, lengths)
         with torch.autocast(hidden.device.type, enabled=False):
             best = p.argmax
-            return replace(best, probability=p.marginals.segment(best))
+            return replace(best, probability=p.marginals.segment(best)) if probability else best
+
+    def named(self, segments: Segments) -> list:
+        """Nested lists of ``(start, end, name)``, with the head's label names.
+
+        Raises:
+            InputError: the head has none, or a sequence of count 0.
+
+        >>> head = SemiCRFHead(num_labels=2, max_duration=3, label_names=["rest", "speech"])
+        >>> head.named(Segments.from_list([[(0, 2, 1), (2, 3, 0)]]))
+        [[(0, 2, 'speech'), (2, 3, 'rest')]]
+        """
+        names = self.label_names
+        if names is None:
+            raise bad_input("label_names", None, f"{self.num_labels} names", "SemiCRFHead(..., label_names=[...]).")
+
+        def name(item: Any) -> Any:
+            return [name(i) for i in item] if isinstance(item, list) else (item[0], item[1], names[item[2]])
+
+        return name(segments.tolist())
 
     def extra_repr(self) -> str:
         """Sizes and options."""
         text = f"num_labels={self.num_labels}, max_duration={self.max_duration}, input_dim={self.input_dim}"
         text += ", boundary_scores=True" if self.boundary_scores else ""
+        text += "" if self.duration_buckets is None else f", duration_buckets={self.duration_buckets}"
+        text += "" if self.label_names is None else f", label_names={self.label_names}"
         return text if self.constraints is None else f"{text}, constraints={self.constraints}"
+
+    def _by_duration(self, dtype: torch.dtype) -> Tensor | None:
+        """``(K, C, C)``: each duration's table is that of its bucket."""
+        if self.duration_buckets is None:
+            return None
+        widths = [b - a for a, b in zip([0, *self.duration_buckets], self.duration_buckets, strict=False)]
+        tables = self.duration_transition.to(dtype)
+        return torch.cat([table.expand(n, -1, -1) for table, n in zip(tables, widths, strict=True)])
 
     def _features(self, hidden: Tensor) -> Tensor:
         """The features in the head's dtype."""
@@ -224,56 +249,19 @@ not 5. Likely fix: raise max_duration to 5 or more, or cut the segment (split="K
             raise bad_input("hidden", hidden.dtype, f"{dtype}, as the head's parameters", f"head.to({hidden.dtype}).")
         return hidden
 
-    def _target(self, target: object, p: SemiCRFDistribution, split: str | None, check: bool) -> Segments | Evidence:
-        """The target as something that ``log_prob`` takes exactly."""
-        if split not in (None, "K"):
-            raise bad_input("split", repr(split), "None or 'K'")
-        if isinstance(target, Evidence):
-            if split is not None:
-                raise bad_input("split", "'K' with Evidence", "None", "leave split out: Evidence has no runs to cut.")
-            return target
-        if isinstance(target, Tensor):
-            check_tensor("target", target, "integer", p.lengths.device)
-            check_shape("target", target, (*p.batch_shape, p.T), "(..., T) as hidden")
-            segments = Segments.from_labels(target, p.lengths)
-        elif isinstance(target, Segments | list | tuple):
-            segments = as_segments(target, p.lengths.device)
-            check_shape("target.count", segments.count, p.batch_shape, "one segmentation for each sequence")
-        else:
-            raise bad_input("target", f"a {type(target).__name__}", "Segments, integer labels (..., T) or Evidence")
-        if split is None:
-            return segments
-        if check:
-            check_tiling(segments, p.lengths, p.T, p.C)
-        return _cut(segments, p)
+
+def _buckets(ends: Sequence[int] | None, K: int) -> tuple[int, ...] | None:
+    """The last duration of each bucket."""
+    if ends is None:
+        return None
+    found = tuple(check_size("duration_buckets", end) for end in ends)
+    if not found or found[-1] != K or any(a >= b for a, b in pairwise(found)):
+        fix = "give the longest duration of each bucket: (4, 16, K)."
+        raise bad_input("duration_buckets", found, f"ascending integers, the last one max_duration = {K}", fix)
+    return found
 
 
-def _cut(segments: Segments, p: SemiCRFDistribution) -> Segments:
-    """Segments longer than K in pieces of K, the last one shorter."""
-    starts = segments.to_boundaries(p.T)
-    t = torch.arange(p.T, device=starts.device)
-    since = t - torch.where(starts, t, 0).cummax(-1).values
-    return Segments.from_boundaries(starts | (since % p.K == 0), segments.to_labels(p.T), p.lengths)
-
-
-def _forbidden(model: Potentials, value: Segments | Evidence, i: int) -> InputError:
-    """The error for a target of probability 0, the ``i``-th of the flattened batch."""
-    name, expected = at("target", i, model.batch_shape), "one that the constraints and the scores allow"
-    fix = "correct the target, or what forbids it: the head's constraints, or -inf in its scores."
-    if isinstance(value, Evidence):
-        return bad_input(name, "evidence that no segmentation of non-zero weight agrees with", expected, fix)
-    count = int(value.count.flatten()[i])
-    columns = (x.reshape(-1, x.shape[-1])[i, :count].tolist() for x in (value.start, value.end, value.label))
-    parts = {part: t[i if len(t) > 1 else 0] for part, t in model.parts.items()}
-    previous: list[int] = []
-    for j, (start, end, label) in enumerate(zip(*columns, strict=True)):
-        reads = [("emission", (t, label)) for t in range(start, end)]
-        reads += [("duration", (end - start - 1, label)), ("segment_start", (start, label))]
-        reads += [("transition", (*previous, label)) if previous else ("start", (label,))]
-        reads += [("end", (label,))] if j == count - 1 else []
-        for part, index in reads:
-            if part in parts and parts[part][index] == -inf:
-                got = f"{(start, end, label)}, where {part}[{', '.join(map(str, index))}] is -inf"
-                return bad_input(f"{name}, segment {j}", got, expected, fix)
-        previous = [label]
-    return bad_input(name, f"count {count} and probability 0", expected, fix)
+def _names(names: Sequence[str], C: int) -> tuple[str, ...]:
+    if isinstance(names, str) or len(names) != C or len(set(names)) != C:
+        raise bad_input("label_names", repr(names), f"{C} different names, as num_labels says")
+    return tuple(names)
