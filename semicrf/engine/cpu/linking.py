@@ -26,7 +26,13 @@ from numba.core.typed_passes import NativeLowering
 class _Part(JITCodeLibrary):
     """The code of one kernel and of those below it, on its way into an entry."""
 
-    apart: str | None = None  # a function that no caller is to hold a copy of
+    apart = False  # whether no caller is to hold a copy
+
+    def add_ir_module(self, ir_module):
+        for function in ir_module.functions:
+            if self.apart and not function.is_declaration and "alwaysinline" not in function.attributes:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
 
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
@@ -35,8 +41,6 @@ class _Part(JITCodeLibrary):
         self._raise_if_finalized()
         for library in dict.fromkeys(self._linking_libraries):
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
-        if self.apart is not None:
-            self._final_module.get_function(self.apart).add_function_attribute("noinline")
         self._finalized = True
 
 
@@ -58,10 +62,10 @@ class _PartLowering(NativeLowering):
 
     def run_pass(self, state):
         state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.apart = self.apart
         state.flags.no_compile = True
         super().run_pass(state)
         made = state["cr"]
-        state.library.apart = made.fndesc.mangled_name if self.apart else None
         # numba names what it compiled by a built-in function, which Python calls; this one raises KeyError, and says so
         name = f"{{{state.func_id.func_name} is a part of the loops and not for Python}}".format
         state.targetctx.insert_user_function(name, made.fndesc, [state.library])
