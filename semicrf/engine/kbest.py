@@ -20,6 +20,7 @@ from semicrf.engine.layout import Spec
 from semicrf.engine.sidetracks import FULL, Heap, Walks, enumerate_walks, segments, trace
 
 inf = float("inf")
+ROOM = 16  # sidetracks in heaps, per position, to begin with
 
 
 def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canonical: bool) -> tuple[Tensor, ...]:
@@ -54,7 +55,7 @@ def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canon
 
 def _search(graph: Graph, k: int, count: np.ndarray) -> tuple[Walks, np.ndarray]:
     """The k walks that lose least, or as many as there are; where each comes to its segments; how many these are."""
-    nodes, room = graph.alpha.size + graph.g.size + 1, 16 * (graph.length + 64)
+    nodes, room = graph.alpha.size + graph.g.size + 1, ROOM * (graph.length + 64)
     number = np.int32 if nodes < 2**31 else np.int64
     while True:
         loss, side, heads, arrivals, lost, link = together(
