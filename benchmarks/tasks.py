@@ -94,13 +94,16 @@ def contenders(
 
 
 def fit(
-    encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str
-) -> tuple[float, float]:
+    encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str,
+    guide: Decoder | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Train both, with Adam whose rate falls to a tenth: the mean loss of the last tenth of the steps, and the seconds.
 
-    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest.
+    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest. The loss
+    of `guide`, where there is one, is added: it teaches the encoder alone.
     """
     slow = [*encoder.parameters(), *(p for n, p in decoder.named_parameters() if "projection" in n)]
+    slow += [p for _, p in guide.named_parameters()] if guide else []
     fast = [p for n, p in decoder.named_parameters() if "projection" not in n]
     parameters = [*slow, *fast]
     optimiser = torch.optim.Adam([{"params": slow}, {"params": fast, "lr": faster * lr}], lr=lr)
@@ -110,8 +113,9 @@ def fit(
         for _ in progress:
             batch = draw()
             optimiser.zero_grad()
-            loss = decoder.loss(encoder(batch.inputs), batch.gold, batch.lengths)
-            loss.backward()
+            hidden = encoder(batch.inputs)
+            loss = decoder.loss(hidden, batch.gold, batch.lengths)
+            (loss + guide.loss(hidden, batch.gold, batch.lengths) if guide else loss).backward()
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optimiser.step()
             decay.step()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from semicrf import _validation, support
+from semicrf import _html, _validation, support
 from semicrf.algebra import KMax, Max, Semiring
 from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
@@ -305,6 +305,10 @@ class SemiCRFDistribution(Distribution):
             f"SemiCRFDistribution(batch_shape={tuple(self.batch_shape)}, T={self.T}, K={self.K}, C={self.C}, "
             f"dtype={self.potentials.dtype}, device={self._lengths.device}, backend={self.backend})"
         )
+
+    def _repr_html_(self) -> str:
+        parts = [(n, f"{tuple(x.shape)}, {x.dtype}, {x.device}") for n, x in self.potentials.parts.items()]
+        return _html.table(repr(self), parts)
 
 
 @register_kl(SemiCRFDistribution, SemiCRFDistribution)

@@ -48,7 +48,7 @@ class Inference:
 
     def log_z(self) -> Tensor:
         """(B,)."""
-        return self.total(Log)[0]
+        return self.total(Log).squeeze(0)
 
     def log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
         """The gradient of log Z in each wanted part, (B, ...); an absent part counts as zeros.

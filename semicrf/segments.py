@@ -252,6 +252,11 @@ class Segments:
         shape = f"batch_shape={tuple(self.batch_shape)}, N={self.start.shape[-1]}"
         return f"Segments({shape}, device={self.device}{extra})"
 
+    def _repr_html_(self) -> str:
+        from semicrf import _html  # which imports this module
+
+        return _html.segments(self)
+
     def _sequences(self) -> list[list[tuple[int, int, int]]]:
         """The segments of each sequence in row-major order; an error where one has none."""
         counts, trimmed = self.count.flatten().tolist(), self.trim()

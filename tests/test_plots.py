@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
 from semicrf import FactoredPotentials, InputError, Segments, SemiCRFDistribution, plots
+from semicrf.metrics import reliability
 from semicrf.terminal import PALETTE, label_names, ribbon, shade, use_color
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle, StepPatch
+from matplotlib.text import Annotation
+from numpy.typing import ArrayLike
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 NAMES = ["noun", "verb", "x"]
@@ -150,6 +155,10 @@ def boxes(ax: Axes) -> list[tuple[float, float, float, float]]:
     return [p.get_bbox().bounds for p in ax.patches if isinstance(p, Rectangle)]
 
 
+def numbers(data: ArrayLike) -> list[float]:
+    return np.asarray(data).tolist()
+
+
 def test_a_segmentation_is_a_box_and_a_name_per_segment():
     ax = plots.segments(segmentation(0.954, 1.0, 0.0, 0.5), NAMES)
     assert [(x, width) for x, _, width, _ in boxes(ax)] == [(0, 4), (4, 1), (5, 4), (9, 3)]
@@ -229,6 +238,146 @@ def test_errors_of_pictures():
     with pytest.raises(InputError, match="segments: got count 0"):
         plots.posterior(SemiCRFDistribution(impossible))
     assert not pyplot.get_fignums()
+
+
+def test_ribbons_stand_below_one_another_and_samples_are_a_row_each():
+    p = model()
+    ax = plots.ribbons({"truth": segmentation(), "best": p.argmax, "sample": p.sample((2,))}, NAMES)
+    titles = ["truth", "best", "sample 1", "sample 2"]
+    assert [t for t in texts(ax) if t in titles] == titles
+    top = min(y for _, y, _, _ in boxes(ax))
+    assert [(x, width) for x, y, width, _ in boxes(ax) if y == top] == [(0, 4), (4, 1), (5, 4), (9, 3)]
+    assert len({y for _, y, _, _ in boxes(ax)}) == 4
+    with pytest.raises(InputError, match="rows: got none"):
+        plots.ribbons({})
+
+
+def test_a_heat_map_holds_the_marginals_and_the_boundaries():
+    p = model(T=20, lengths=17)
+    ax = plots.heatmap(p, NAMES)
+    shown = torch.as_tensor(ax.images[0].get_array())
+    assert torch.equal(shown, p.marginals.position[:17].T)
+    assert ax.images[0].get_clim() == (0, 1)
+    path, marks = (c for c in ax.collections if isinstance(c, LineCollection))
+    rows = [(x[0, 0], x[1, 0], x[0, 1]) for x in path.get_segments()]
+    assert rows == p.argmax.tolist()
+    assert [x[0, 0] for x in marks.get_segments()] == [s for s, _, _ in p.argmax.tolist()][1:]
+    assert [t.get_text() for t in ax.get_yticklabels()] == NAMES
+
+
+def test_the_shades_of_a_heat_map_are_ordered_in_grey():
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])
+    shades = torch.tensor(matplotlib.colormaps["Blues"](torch.linspace(0, 1, 50).tolist()))[:, :3]
+    assert ((shades.float() @ weights).diff() < 0).all()
+
+
+def test_a_window_of_a_heat_map():
+    p = model(T=20)
+    ax = plots.heatmap(p, window=(5, 9), boundaries=Segments.from_list([(0, 6, 0), (6, 20, 1)]))
+    assert torch.equal(torch.as_tensor(ax.images[0].get_array()), p.marginals.position[5:9].T)
+    assert ax.get_xlim() == (5, 9)
+    with pytest.raises(InputError, match=r"window: got \(5, 21\)"):
+        plots.heatmap(p, window=(5, 21))
+
+
+def test_durations_are_a_panel_per_label_and_a_line_per_table():
+    counts = torch.tensor([[2.0, 0.0], [6.0, 0.0], [0.0, 0.0]])
+    figure = plots.durations({"prior": torch.ones(3, 2), "posterior": counts}, ["a", "b"])
+    first, second = figure.axes
+    assert [line.get_label() for line in first.lines] == ["prior", "posterior"]
+    assert numbers(first.lines[1].get_ydata()) == [0.25, 0.75, 0.0]
+    assert numbers(first.lines[1].get_xdata()) == [1, 2, 3]
+    assert [line.get_label() for line in second.lines] == ["prior"]  # nothing is known of no segment
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in first.lines}
+    assert len({style[1:] for style in styles}) == 2  # told apart without colour
+    figure.canvas.draw()
+    with pytest.raises(InputError, match=r"tables\['x'\]: got negative or infinite values"):
+        plots.durations({"x": -torch.ones(3, 2)})
+    with pytest.raises(InputError, match="tables: got tables of shapes"):
+        plots.durations({"x": torch.ones(3, 2), "y": torch.ones(4, 2)})
+
+
+def test_the_graph_has_an_arrow_for_each_probability():
+    weights = torch.tensor([[0.0, 3.0, 1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    ax = plots.transitions(weights, NAMES)
+    arrows = [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+    assert len(arrows) == 3
+    assert [p.get_linewidth() for p in arrows] == [0.5 + 3 * 0.75, 0.5 + 3 * 0.25, 3.5]
+    assert texts(ax) == [".75", ".25", "1", *NAMES]
+    ax.figure.canvas.draw()
+    assert len(plots.transitions(torch.eye(1)).patches) == 2
+    with pytest.raises(InputError, match=r"weights: got shape \(2, 3\)"):
+        plots.transitions(torch.ones(2, 3))
+    with pytest.raises(InputError, match="weights: got negative"):
+        plots.transitions(-torch.ones(2, 2))
+
+
+def test_reliability_is_a_point_per_bin_beside_the_diagonal():
+    curve = reliability(torch.tensor([0.9, 0.9, 0.2, 0.8]), torch.tensor([True, True, False, False]), bins=2)
+    ax = plots.reliability({"ours": curve})
+    diagonal, line = ax.lines
+    assert numbers(diagonal.get_xdata()) == numbers(diagonal.get_ydata()) == [0, 1]
+    assert numbers(line.get_xdata()) == curve.confidence.tolist()
+    assert numbers(line.get_ydata()) == curve.accuracy.tolist()
+    assert line.get_label() == "ours, ECE 0.200"
+    small, large = next(c for c in ax.collections if isinstance(c, PathCollection)).get_sizes()
+    assert small < large
+    assert plots.reliability(curve).lines[1].get_label() == "ECE 0.200"
+    with pytest.raises(InputError, match="curves: got none"):
+        plots.reliability({})
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_text_is_read_on_its_background(style):
+    """A contrast of 4.5 to 1, as the Web Content Accessibility Guidelines 2.1 ask for (1.4.3)."""
+
+    def luminance(color) -> float:
+        parts = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(color)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    def contrast(a, b) -> float:
+        low, high = sorted((luminance(a), luminance(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    with pyplot.style.context(style):
+        p = model()
+        figures = [plots.posterior(p), plots.durations({"a": p.marginals.duration})]
+        drawn = (plots.heatmap(p), plots.transitions(p.marginals.transition), plots.ribbons({"best": p.argmax}))
+        for figure in figures + [ax.figure for ax in drawn]:
+            outside = [t for ax in figure.axes for t in [*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title]]
+            outside += [t for legend in figure.legends for t in legend.get_texts()]
+            outside += [t for ax in figure.axes for t in ax.texts if isinstance(t, Annotation)]
+            for text in outside:
+                assert contrast(text.get_color(), figure.get_facecolor()) > 4.5, text
+        names = [str(c) for c in range(8)]
+        ax = plots.segments(Segments.from_list([(4 * c, 4 * c + 4, c) for c in range(8)]), names)
+        assert texts(ax) == names
+        for text, color in zip(ax.texts, PALETTE, strict=True):
+            assert contrast(text.get_color(), color.hex) > 4.5, color
+
+
+# ------------------------------------------------------------------ notebooks
+def test_segments_are_ribbons_in_a_notebook():
+    html = segmentation(0.954, 1.0, 0.0, 0.5)._repr_html_()
+    assert html.count("<rect") == 4
+    assert "<title>A [0, 4), probability 0.954</title>" in html
+    assert [shade(c).hex for c in (0, 1, 1, 2)] == re.findall(r'fill="(#\w+)"/>', html)
+    batch = model(3, 2, 2).argmax._repr_html_()
+    assert batch.count("<svg") == 8
+    assert "and 4 more" in batch
+    nothing = SemiCRFDistribution(FactoredPotentials(torch.full((4, 2), -torch.inf))).argmax._repr_html_()
+    assert "no segmentation is possible" in nothing
+    for text in (html, batch, nothing):
+        ElementTree.fromstring(text)  # every tag is closed
+
+
+def test_a_distribution_is_a_table_of_its_parts_in_a_notebook():
+    html = model(2)._repr_html_()
+    ElementTree.fromstring(html)
+    assert "batch_shape=(2,), T=12, K=5, C=3" in html
+    assert "<code>emission</code></td>" in html
+    assert "(2, 12, 3), torch.float64, cpu" in html
 
 
 def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):

@@ -26,6 +26,8 @@ from numba.core.typed_passes import NativeLowering
 class _Part(JITCodeLibrary):
     """The code of one kernel and of those below it, on its way into an entry."""
 
+    apart: str | None = None  # a function that no caller is to hold a copy of
+
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
 
@@ -33,6 +35,8 @@ class _Part(JITCodeLibrary):
         self._raise_if_finalized()
         for library in dict.fromkeys(self._linking_libraries):
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        if self.apart is not None:
+            self._final_module.get_function(self.apart).add_function_attribute("noinline")
         self._finalized = True
 
 
@@ -50,17 +54,27 @@ class _PartLowering(NativeLowering):
     """To LLVM's text and no further."""
 
     _name = "semicrf_part_lowering"
+    apart = False
 
     def run_pass(self, state):
         state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
         made = state["cr"]
+        state.library.apart = made.fndesc.mangled_name if self.apart else None
         # numba names what it compiled by a built-in function, which Python calls; this one raises KeyError, and says so
         name = f"{{{state.func_id.func_name} is a part of the loops and not for Python}}".format
         state.targetctx.insert_user_function(name, made.fndesc, [state.library])
         state["cr"] = made._replace(cfunc=name)
         return True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ApartLowering(_PartLowering):
+    """The same for what is called now and then."""
+
+    _name = "semicrf_apart_lowering"
+    apart = True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -88,6 +102,10 @@ class _PartCompiler(CompilerBase):
         return [pipeline]
 
 
+class _ApartCompiler(_PartCompiler):
+    last = _ApartLowering
+
+
 class _WholeCompiler(_PartCompiler):
     last = _WholeLowering
 
@@ -101,7 +119,7 @@ FLAGS: dict[str, Any] = {
 
 
 def _kernel(**flags: Any) -> Any:
-    flags |= {**FLAGS, "no_cpython_wrapper": True, "pipeline_class": _PartCompiler}
+    flags = {**FLAGS, "no_cpython_wrapper": True, "pipeline_class": _PartCompiler, **flags}
 
     def compile_once(function):
         """Once, whatever literals it is called with."""
@@ -132,6 +150,8 @@ kernel = _kernel()
 """For what entries and kernels call."""
 small = _kernel(forceinline=True)
 """For a kernel that is always part of its caller."""
+cold = _kernel(pipeline_class=_ApartCompiler)
+"""For a kernel that is called now and then: never part of its callers, so it is optimised and emitted once."""
 
 
 @contextmanager
