@@ -18,11 +18,11 @@ from numba import njit
 INF = float("inf")
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
-part = njit(error_model="numpy")
-inlined = njit(
-    forceinline=True, error_model="numpy"
-)  # what a loop over arcs calls; all of them would take long to compile
-"""No fast-math: a value has to come out the same wherever it is computed."""
+part = njit(forceinline=True, error_model="numpy")
+called = njit(error_model="numpy")
+"""For what is long and called once for many steps: inlined, it would take long to compile. None of these has fast-math:
+a value has to come out the same wherever it is computed.
+"""
 
 
 class Graph(NamedTuple):
@@ -34,8 +34,8 @@ class Graph(NamedTuple):
     g: Any  # (C, T, columns): what leads into a segment, with what its start scores
     duration: Any  # (C, K)
     segment: Any  # (T, K, C), or 0 of them
-    ends: Any  # (T + 1, C): what the end of a segment scores, where alpha is not given
-    lo: Any  # (T + 1, C): where a segment that ends at t may start at the earliest
+    ends: Any  # (T + 1, C): what the end of a segment scores, where alpha is not given; else 0 of them
+    lo: Any  # (T + 1, C): where a segment that ends at t may start at the earliest; or 0 of them
     lead: Any  # (1 or T, columns of lead, C, C)
     final: Any  # (C,)
     alpha_id: Any  # (T + 1, C), where run is 1
@@ -43,7 +43,7 @@ class Graph(NamedTuple):
     end_id: Any
 
 
-@inlined
+@part
 def sizes(graph):
     """Columns of g, labels, the first node of G, and F."""
     C, T, columns = graph.g.shape
@@ -51,17 +51,19 @@ def sizes(graph):
     return columns, C, first, first + T * C * columns
 
 
-@inlined
+@part
 def span(graph, t, c, k):
     """What a segment of label c and duration k that ends at t scores, with all before it, relative to (t, c)."""
     s = t - k
-    if s < graph.lo[t, c]:
+    if graph.lo.shape[0] > 0 and s < graph.lo[t, c]:
         return -INF
-    value = graph.g[c, s, min(k - 1, graph.g.shape[2] - 1)] + graph.duration[c, k - 1] + graph.ends[t, c]
-    return value + graph.segment[s, k - 1, c] if graph.segment.shape[0] > 0 else value
+    value = graph.g[c, s, min(k - 1, graph.g.shape[2] - 1)] + graph.duration[c, k - 1]
+    if graph.segment.shape[0] > 0:
+        value += graph.segment[s, k - 1, c]
+    return value + graph.ends[t, c] if graph.ends.shape[0] > 0 else value
 
 
-@inlined
+@part
 def before(graph, s, column, c, previous):
     """What leads from the label before it into a segment of label c that starts at s."""
     kept = column if previous == c and graph.run > 1 else 0

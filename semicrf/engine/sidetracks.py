@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semicrf.engine.graph import INF, best, choices, kernel, other, part, sizes, source, value
+from semicrf.engine.graph import INF, best, called, choices, kernel, other, part, sizes, source, value
 
 UNKNOWN, EMPTY, FULL = -2, -1, -1
 SPINE = 64  # more than the right spine of any leftist heap that fits in memory
@@ -75,7 +75,7 @@ def insert(heap, used, below, spine, lost, node, arc):
     return below, used
 
 
-@part
+@called
 def reach(graph, heads, heap, used, path, spine, node):
     """The heap of a node, with those of all nodes on the best walk from it that had none; and how much room is used."""
     n = 0
@@ -95,6 +95,13 @@ def reach(graph, heads, heap, used, path, spine, node):
             behind, used = insert(heap, used, behind, spine, lost, path[i], arc)
         heads[path[i]] = behind
     return behind, used
+
+
+@called
+def beside(graph, node, arc):
+    """The sidetrack of a node that follows one of its arcs, what it loses, and where that arc leads to."""
+    following, v, most = other(graph, node, best(graph, node), arc, value(graph, node, arc))
+    return following, max(0.0, most - v), source(graph, node, arc)
 
 
 @part
@@ -139,10 +146,12 @@ def follow(queue, n, waiting, walks, walk, heap, head):
 
 
 @kernel
-def enumerate_walks(graph, walks, heap):
-    """Fills in the walks that lose least; how many there are, or FULL where the heap has too little room."""
+def enumerate_walks(graph, walks, heads, heap):
+    """Fills in the walks that lose least, and the head of each node's heap; how many walks there are, or FULL where the
+    heap has too little room.
+    """
     node, k = sizes(graph)[3], walks.loss.shape[0]
-    heads = np.full(node + 1, UNKNOWN, np.int32)  # of each node, its heap
+    heads[:] = UNKNOWN
     path, spine = np.empty(3 * graph.length + 4, np.int64), np.empty(SPINE, np.int64)
     queue = Queue(np.empty(4 * k + 4), np.empty((4 * k + 4, 5), np.int64))  # each walk brings four others at most
     used = n = waiting = 0
@@ -167,11 +176,11 @@ def enumerate_walks(graph, walks, heap):
             if head >= 0 and heap.link[head, side] >= 0:
                 n = follow(queue, n, waiting, walks, base, heap, heap.link[head, side])
                 waiting += 1
-        following, v, most = other(graph, node, best(graph, node), arc, value(graph, node, arc))  # or of the same one
+        following, more, behind = beside(graph, node, arc)  # or of the same one
         if following >= 0:
-            push(queue, n, waiting, walks.loss[base] + max(0.0, most - v), base, -1, node, following)
+            push(queue, n, waiting, walks.loss[base] + more, base, -1, node, following)
             n, waiting = n + 1, waiting + 1
-        node = source(graph, node, arc)
+        node = behind
     return found
 
 
@@ -184,18 +193,19 @@ def arrival(graph, node):
 
 
 @kernel
-def trace(graph, walks, count):
-    """How many segments each walk has, in `count`, and (walks, length + 1): the node at which it comes to the segment
-    that ends at each position, -1 where none does.
+def trace(graph, walks, arrivals, count):
+    """In `count` how many segments each walk has, in `arrivals` (walks, length + 1) the node at which it comes to the
+    segment that ends at each position, -1 where none does.
 
     A walk is the one that it leaves up to there, then a best walk; where that meets the walk that it left, which is
     a best walk too, both go on alike.
     """
     columns, C, first, end = sizes(graph)
-    arrivals = np.full((walks.loss.shape[0], graph.length + 1), -1)
     for r in range(walks.loss.shape[0]):
         row, node, above = arrivals[r], end, graph.length + 1
-        if r > 0:
+        if r == 0:
+            row[:] = -1
+        else:
             row[:], node = arrivals[walks.side[r, 0]], walks.side[r, 1]
         behind = source(graph, node, best(graph, end) if r == 0 else walks.side[r, 2])
         if node < first:
@@ -211,8 +221,10 @@ def trace(graph, walks, count):
             behind = arrival(graph, behind)
         if behind < 0:
             row[1:above] = -1
-        count[r] = (row >= 0).sum()
-    return arrivals
+        n = 0
+        for t in range(1, graph.length + 1):
+            n += row[t] >= 0
+        count[r] = n
 
 
 @kernel
