@@ -78,8 +78,23 @@ def leads(arcs: Arcs, k: int) -> Tensor:
 
 
 def by_start(arcs: Spans, k: int) -> Tensor:
-    """(B, T - k + 1, C): the scores of segments of duration k, by start."""
-    return arcs.spans(torch.arange(k, arcs.T + 1, device=arcs.device), torch.tensor([k], device=arcs.device))[:, :, 0]
+    """(B, T - k + 1, C): the scores of segments of duration k, by start. One new tensor, added to in place."""
+    n, parts = arcs.T - k + 1, arcs.parts
+    w = torch.zeros(arcs.B, n, arcs.C, dtype=torch.float64, device=arcs.device)
+    if arcs.prefix is not None:
+        w += arcs.prefix[:, k:]
+        w -= arcs.prefix[:, :n]
+    if "duration" in parts:
+        w += parts["duration"][:, k - 1, None]
+    if "segment_start" in parts:
+        w += parts["segment_start"][:, :n]
+    if "segment_end" in parts:
+        w += parts["segment_end"][:, k - 1 :]
+    start = torch.arange(n, device=arcs.device)[:, None]
+    if arcs.segment is not None:
+        inside = start + k <= arcs.lengths[:, None, None]
+        w += torch.where(inside, arcs.segment[:, :n, k - 1], 0.0)  # what lies outside may be NaN
+    return w if arcs.lo is None else w.masked_fill_(start < arcs.lo[:, k:], -inf)
 
 
 def behind(state: State, arcs: Arcs, final: Tensor) -> Tensor:
