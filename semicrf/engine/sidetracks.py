@@ -236,6 +236,8 @@ def segments(graph, arrivals, b, start, end, label):
         for t in range(1, graph.length + 1 if r < arrivals.shape[0] else 0):
             node = arrivals[r, t]
             if node >= 0:
-                start[r, b, n], end[r, b, n], label[r, b, n] = last, t, node // graph.run % C
+                offset = node - t * C * graph.run  # within the nodes of t: divisions are slow
+                start[r, b, n], end[r, b, n] = last, t
+                label[r, b, n] = offset if graph.run == 1 else offset // graph.run
                 n, last = n + 1, t
         start[r, b, n:], end[r, b, n:], label[r, b, n:] = -1, -1, -1
