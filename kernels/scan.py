@@ -230,8 +230,11 @@ def next_tile(base, offset, drift, a, e, low, inside, rows, done, S: tl.constexp
 
 @triton.jit
 def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.constexpr, P: tl.constexpr,
-          F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The elements of the last position by label, and their offset."""
+          F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+          SB: tl.constexpr):  # fmt: skip
+    """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
+    durations many, so that sums of products pay.
+    """
     row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
@@ -245,7 +248,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     if P.backwards:
         leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
-    if S.linear:
+    if SUMS:
         tl.debug_barrier()
         top, close = weights(table, K, C, span, F, CP, TB)
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
@@ -272,7 +275,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
             since = tl.minimum(whole, (t0 + SB) // SB * SB)
             acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
                       TB, SB)  # fmt: skip
-            if S.linear:
+            if SUMS:
                 acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
                                             C, ring, S, F, CP, TB, SB))  # fmt: skip
         a = last
@@ -292,8 +295,8 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
 @triton.jit(do_not_specialize=["T", "K", "C", "ring"])
 def scan(
     parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, table, T, K, C, ring,
-    S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-    SB: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """One sequence, forward; `u` is a ring of sources in the frame of their tile, `frames` those frames, `table` the
     scores of durations.
@@ -301,15 +304,16 @@ def scan(
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
     kept, strides = rows_of(b, B, C.to(tl.int64), T.to(tl.int64), alpha, g, alpha_id, g_id, offsets)
-    last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, KEEP, CP, TB, SB)
+    last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, KEEP, SUMS, CP, TB,
+                         SB)  # fmt: skip
     total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, KEEP)
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "ring", "pitch"])
 def scan_both(
     parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, ahead, ahead_offsets, u, frames, table, T, K, C,
-    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-    SB: tl.constexpr,
+    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, SUMS: tl.constexpr,
+    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
     the reversed sequence; the second half of the scratch is its; elements are one number.
@@ -320,11 +324,12 @@ def scan_both(
     length = T.to(tl.int64)
     if tl.program_id(1) == 0:
         kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, CP, TB, SB)
+        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, SUMS, CP,
+                             TB, SB)  # fmt: skip
         total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, True)
     else:
         R = B * (ring + 1)
         after_g = ahead + B * (length + 1) * wide
         kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
         u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
-        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, CP, TB, SB)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)

@@ -239,12 +239,9 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
 @triton.jit
 def weights(table, K, C, rows, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
     """The exponentials of the durations of one model relative to their largest by label, behind its table; the largest;
-    and whether all of a label's are near enough to it (60 nats) that sums of these lose nothing. Left out, and False,
-    where there are few durations. A barrier has to stand before.
+    and whether all of a label's are near enough to it (60 nats) that sums of these lose nothing. A barrier has to
+    stand before.
     """
-    many = K >= 4 * TB
-    K, rows = tl.where(many, K, 0), tl.where(many, rows, 0)
-    behind = rows * (CP + 1)
     lab = tl.arange(0, CP)
     most = tl.full([CP], float("-inf"), F)
     least = tl.full([CP], float("inf"), F)
@@ -260,8 +257,8 @@ def weights(table, K, C, rows, F: tl.constexpr, CP: tl.constexpr, TB: tl.constex
         j = (j0 + tl.arange(0, TB))[:, None]
         at = table + j * (CP + 1) + lab[None, :]
         w = tl.exp(tl.load(at, mask=j < rows, other=0.0) - top[None, :])
-        tl.store(at + behind, w, mask=j < rows)
-    return top, near & many
+        tl.store(at + rows * (CP + 1), w, mask=j < rows)
+    return top, near
 
 
 @triton.jit
