@@ -110,7 +110,7 @@ TINY_TOLERANCE = {"float64": (1e-11, 1e-11), "float32": (2e-5, 2e-5)}
 
 
 # ----------------------------------------------------------------------------------------------------------------- CPU
-MAIN = Shape(4, 2000, 50, 16)
+MAIN, ONE = Shape(4, 2000, 50, 16), Shape(1, 2000, 50, 16)
 SHORT, BATCH = Shape(1, 1024, 16, 4), Shape(32, 128, 8, 9)
 LONG, WIDE = Shape(1, 10**5, 1000, 24), Shape(32, 500, 100, 24)
 LOG, LOG_GRADIENTS = "log-partition", "log-partition + gradients"
@@ -131,12 +131,14 @@ CPU = (
     Case(MAIN, "Std", against=LOG, limit=4),
     Case(MAIN, "cross-entropy", against=LOG, limit=4),
     Case(MAIN, "KL", against=LOG, limit=4),
-    Case(MAIN, "entropy + gradients", against=LOG_GRADIENTS),
+    Case(MAIN, "entropy + gradients", against=LOG_GRADIENTS, limit=3),
     Case(MAIN, "max + gradients", against=LOG_GRADIENTS),
     Case(MAIN, "KMax(4) + gradients", against=LOG_GRADIENTS),
     Case(MAIN, "Std + gradients", against=LOG_GRADIENTS),
     Case(MAIN, "cross-entropy + gradients", against=LOG_GRADIENTS),
     Case(MAIN, "KL + gradients", against=LOG_GRADIENTS),
+    Case(ONE, "top 100", against="best path", limit=3),
+    Case(ONE, "max-marginals", against="max"),
     Case(SHORT, LOG, goal=0.4, published={"synjax": 1.4, "torch-struct": 8700}),
     Case(SHORT, "marginals", goal=0.8, published={"synjax": 2.4, "torch-struct": 19400}),
     Case(BATCH, LOG, goal=0.8, published={"synjax": 13.5}),

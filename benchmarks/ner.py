@@ -1,11 +1,11 @@
-"""Named entities in noisy text: segments against BIO tags, on one encoder, from one seed.
+"""Named entities in noisy text: segments against BIO tags, on one encoder: scores, and whether probabilities hold.
 
     python -m benchmarks.ner --train ../shared/data/wnut17/train.conll --dev ../shared/data/wnut17/dev.conll
 
-Two heads on the same encoder: a semi-Markov CRF over ``O`` and entity types (an entity is one segment, each ``O`` token
-is a segment of its own), and a linear-chain CRF over BIO tags, which is the same head with segments of one position.
-Both have the same number of epochs, the same batches and the same encoder sizes; nothing is selected on the dev file,
-whose scores after the last epoch are printed and saved.
+Three heads on the same encoder: a semi-Markov CRF over ``O`` and entity types (an entity is one segment, each ``O``
+token is a segment of its own), a linear-chain CRF over BIO tags, which is the same head with segments of one position,
+and a softmax over BIO tags. All have the same number of epochs, the same batches and the same encoder sizes; nothing is
+selected on the dev file, whose scores after the last epoch are printed and saved.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import semicrf
-from semicrf.constraints import Constraints
+from benchmarks.taggers import ChainTagger, SegmentTagger, SoftmaxTagger
+from benchmarks.tasks import summary
 from semicrf.errors import bad_input
 from semicrf.io import EntityScores, Sentence, entity_scores, read_conll, tag_names, to_segments
-from semicrf.nn import SemiCRFHead
+from semicrf.metrics import Calibration, calibration
 from semicrf.segments import Segments
 
 WORD, CHAR, CHARS, HIDDEN = 100, 30, 50, 100  # sizes: word and character embeddings, character filters, each LSTM
 LONGEST_WORD = 20  # characters
 PAD, UNKNOWN = 0, 1
+OPTIONS = ("epochs", "batch", "seed", "seeds", "lr", "dropout", "limit")
 RESULTS = Path(__file__).parent / "results" / "ner.json"
 
 
@@ -122,76 +125,26 @@ class Encoder(nn.Module):
         return self.dropout(nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
 
 
-class SegmentTagger:
-    """Entities as segments of up to `K` words; an entity that is longer is cut in training and cannot be found."""
-
-    name = "semi-Markov CRF over entities"
-
-    def __init__(self, names: list[str], gold: Segments, K: int):
-        self.names, self.gold, self.K = names, gold, K
-
-    def head(self, dim: int) -> SemiCRFHead:
-        """Label 0, ``O``, has one position."""
-        duration = torch.ones(self.K, len(self.names), dtype=torch.bool)
-        duration[1:, 0] = False
-        rules = Constraints(duration=duration)
-        return SemiCRFHead(len(self.names), self.K, dim, boundary_scores=True, constraints=rules)
-
-    def loss(self, head: SemiCRFHead, hidden: Tensor, batch: Batch) -> Tensor:
-        return head.loss(hidden, self.gold[batch.index], batch.lengths, split="K")
-
-    def decode(self, head: SemiCRFHead, hidden: Tensor, batch: Batch) -> list:
-        return head.decode(hidden, batch.lengths).tolist()
-
-
-class ChainTagger:
-    """A tag for each word: ``O``, and ``B-`` and ``I-`` of each type; ``I-`` follows only its own type."""
-
-    name = "linear-chain CRF over BIO tags"
-
-    def __init__(self, names: list[str], gold: Segments):
-        self.names = names
-        self.tags = ["O"] + [f"{part}-{name}" for name in names[1:] for part in "BI"]
-        ids = {tag: i for i, tag in enumerate(self.tags)}
-        rows = [torch.tensor([ids[tag] for tag in row]) for row in gold.to_bio(names)]
-        self.gold = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-
-    def head(self, dim: int) -> SemiCRFHead:
-        C = len(self.tags)
-        transition, start = torch.ones(C, C, dtype=torch.bool), torch.ones(C, dtype=torch.bool)
-        for i in range(2, C, 2):  # I-type, right after B-type
-            transition[:, i] = False
-            transition[i - 1 : i + 1, i] = True
-            start[i] = False
-        return SemiCRFHead(C, 1, dim, duration="uniform", constraints=Constraints(transition=transition, start=start))
-
-    def loss(self, head: SemiCRFHead, hidden: Tensor, batch: Batch) -> Tensor:
-        return head.loss(hidden, self.gold[batch.index, : hidden.shape[1]], batch.lengths, split="K")
-
-    def decode(self, head: SemiCRFHead, hidden: Tensor, batch: Batch) -> list:
-        best = head.decode(hidden, batch.lengths).tolist()
-        return Segments.from_bio([[self.tags[label] for _, _, label in row] for row in best], self.names).tolist()
-
-
 # ----------------------------------------------------------------------------------------------------------------- run
 def train_and_score(
-    tagger: SegmentTagger | ChainTagger, train: Corpus, dev: Corpus, gold: Segments, options: Any
-) -> dict:
-    """Train one model and score it: what goes into the results."""
-    torch.manual_seed(options.seed)
+    tagger: SegmentTagger | ChainTagger | SoftmaxTagger, train: Corpus, dev: Corpus, gold: Segments, seed: int,
+    options: Any,
+) -> tuple[dict, Calibration | None]:  # fmt: skip
+    """Train one model and score it: what goes into the results, and how its probabilities of entities hold."""
+    torch.manual_seed(seed)
     encoder = Encoder(options.num_words, options.num_chars, options.dropout)
     head = tagger.head(2 * HIDDEN)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=options.lr)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, options.epochs)
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(seed)
     began, used, mean = time.perf_counter(), time.process_time(), 0.0
-    with tqdm(range(options.epochs), desc=tagger.name, unit="epoch") as epochs:
+    with tqdm(range(options.epochs), desc=f"{tagger.name}, seed {seed}", unit="epoch") as epochs:
         for _ in epochs:
             losses = []
             for batch in train.batches(options.batch, generator):
                 optimiser.zero_grad()
-                loss = tagger.loss(head, encoder(batch), batch)
+                loss = tagger.loss(head, encoder(batch), batch.index, batch.lengths)
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 5.0)
                 optimiser.step()
@@ -201,22 +154,45 @@ def train_and_score(
             epochs.set_postfix(loss=f"{mean:.3f}")
     trained = time.perf_counter()
     encoder.eval()
-    rows: dict[int, list] = {}
+    rows: dict[int, Segments] = {}
     with torch.no_grad():
         for batch in dev.batches(options.batch):
-            rows.update(zip(batch.index, tagger.decode(head, encoder(batch), batch), strict=True))
+            rows.update(zip(batch.index, tagger.decode(head, encoder(batch), batch.lengths), strict=True))
     decoded = time.perf_counter()
-    scores = entity_scores(gold, Segments.from_list([rows[i] for i in range(len(rows))]), tagger.names)
+    predicted = together([rows[i] for i in range(len(rows))])
+    scores = entity_scores(gold, predicted, tagger.names)
+    entities = range(1, len(tagger.names))
+    curve = calibration(gold, predicted, labels=entities) if bool((predicted.label > 0).any()) else None
     return {
         "model": tagger.name,
+        "seed": seed,
         **_plain(scores),
+        "ece": None if curve is None else curve.ece,  # of the entities that are predicted; None where there are none
+        "brier": None if curve is None else curve.brier,
+        "reliability": None if curve is None else _bins(curve),
         "loss": mean,
-        "backend": head(torch.zeros(1, 1, 2 * HIDDEN)).backend,
         "parameters": sum(p.numel() for p in parameters),
         "train_seconds": round(trained - began, 1),
         "decode_seconds": round(decoded - trained, 1),
         "cpu_seconds": round(time.process_time() - used, 1),  # of both: what the two above would be on an idle machine
-    }
+    }, curve
+
+
+def together(rows: Sequence[Segments]) -> Segments:
+    """Single segmentations, with probabilities, as one batch."""
+    found = Segments.from_list([row.tolist() for row in rows])
+    probability = torch.zeros(found.start.shape, dtype=torch.float64)
+    for own, row in zip(probability, rows, strict=True):
+        assert row.probability is not None
+        n = int(row.count)
+        own[:n] = row.probability[:n]
+    return replace(found, probability=probability)
+
+
+def _bins(curve: Calibration) -> list[list[float]]:
+    """Mean probability, part that is right, and number of each bin."""
+    columns = (x.tolist() for x in (curve.confidence, curve.accuracy, curve.count))
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _plain(scores: EntityScores) -> dict:
@@ -224,7 +200,7 @@ def _plain(scores: EntityScores) -> dict:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Both models on one pair of files."""
+    """Every model and seed on one pair of files."""
     train, dev = (read_conll(path)[: options.limit] for path in (options.train, options.dev))
     if not train or not dev:
         raise bad_input("--train and --dev", f"{len(train)} and {len(dev)} sentences", "at least one in each")
@@ -235,7 +211,14 @@ def run(options: argparse.Namespace) -> dict:
     chars = {c: i for i, c in enumerate(sorted({c for s in train for w in s.tokens for c in w}), 2)}
     options.num_words, options.num_chars = 2 + sum(n >= 2 for n in counts.values()), 2 + len(chars)
     corpora = Corpus(train, counts, chars), Corpus(dev, counts, chars)
-    taggers = SegmentTagger(names, gold, K), ChainTagger(names, gold)
+    taggers = SegmentTagger(names, gold, K), ChainTagger(names, gold), SoftmaxTagger(names, gold)
+    rows, curves = [], {}
+    for seed in range(options.seed, options.seed + options.seeds):
+        for tagger in taggers:
+            row, curve = train_and_score(tagger, *corpora, dev_gold, seed, options)
+            rows.append(row)
+            curves.setdefault(tagger.name, curve)
+    _draw(options.output.with_suffix(".png"), curves)
     return {
         "command": " ".join(["python -m benchmarks.ner", *options.argv]),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "semicrf": semicrf.__version__},
@@ -243,9 +226,27 @@ def run(options: argparse.Namespace) -> dict:
         "sentences": {"train": len(train), "dev": len(dev)},
         "labels": names,
         "K": K,
-        "options": {name: getattr(options, name) for name in ("epochs", "batch", "seed", "lr", "dropout", "limit")},
-        "results": [train_and_score(tagger, *corpora, dev_gold, options) for tagger in taggers],
+        "options": {name: getattr(options, name) for name in OPTIONS},
+        "summary": summary(rows, ["f1", "precision", "recall"]),
+        "results": rows,
     }
+
+
+def _draw(path: Path, curves: dict[str, Calibration | None]) -> None:
+    """The reliability of the probabilities of entities, first seed."""
+    figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")
+    ax.plot([0, 1], [0, 1], color="#B8B8B8", linewidth=1)
+    for name, curve in curves.items():
+        if curve is not None:
+            label = f"{name}: ECE {curve.ece:.3f}, Brier {curve.brier:.3f}"
+            ax.plot(curve.confidence.tolist(), curve.accuracy.tolist(), marker="o", markersize=4, label=label)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of an entity", ylabel="part that is right")
+    if any(curves.values()):
+        ax.legend(fontsize=8, loc="upper left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(f"picture in {path}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -255,7 +256,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--dev", required=True, help="the same, to score on")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64, help="sentences in a batch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--lr", type=float, default=4e-3, help="learning rate of Adam, which decays to a tenth")
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--longest", type=int, default=8, help="at most this many words in an entity (K)")
@@ -269,10 +271,11 @@ def main(argv: Sequence[str]) -> None:
         found = run(argparse.Namespace(**vars(options), argv=list(argv)))
     finally:
         torch.set_num_threads(threads)
-    print(f"{'':32}{'precision':>10}{'recall':>10}{'F1':>10}{'train s':>10}{'decode s':>10}{'CPU s':>10}")
+    print(f"{'':32}{'precision':>10}{'recall':>10}{'F1':>10}{'ECE':>8}{'Brier':>8}{'train s':>10}{'CPU s':>10}")
     for row in found["results"]:
         scores = "".join(f"{100 * row[key]:10.2f}" for key in ("precision", "recall", "f1"))
-        seconds = "".join(f"{row[key]:10.1f}" for key in ("train_seconds", "decode_seconds", "cpu_seconds"))
+        scores += "".join("       -" if row[key] is None else f"{row[key]:8.3f}" for key in ("ece", "brier"))
+        seconds = "".join(f"{row[key]:10.1f}" for key in ("train_seconds", "cpu_seconds"))
         print(f"{row['model']:32}{scores}{seconds}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -48,6 +48,8 @@ QUANTITIES = {
     "KL": Quantity(KL, lambda p, q: p.kl(q)),
     "max": Quantity(Max, lambda p, q: p.max, first="max"),
     "best path": Quantity(Max, best_path, first="max"),
+    "top 100": Quantity(Max, lambda p, q: p.topk(100)[1], first="max"),
+    "max-marginals": Quantity(Max, lambda p, q: p.max_marginals.position, first="max"),
     "KMax(4)": Quantity(KMax(4), lambda p, q: p.kmax(4), first="max"),
     "Std": Quantity(Std, lambda p, q: p.reduce("std").z, centred=True),
 }
@@ -80,7 +82,7 @@ class Ours(Contender):
     """End to end from the public interface: potentials, distribution, dispatch, sweep, results."""
 
     quantities: ClassVar[frozenset[str]] = frozenset(
-        {*QUANTITIES, *(q + GRADIENTS for q in QUANTITIES if q not in ("marginals", "best path"))}
+        {*QUANTITIES, *(q + GRADIENTS for q in QUANTITIES if q not in ("marginals", "best path", "max-marginals"))}
     )
 
     def __init__(

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import semicrf
+from semicrf import plots
 from semicrf.nn import SemiCRFHead
 from semicrf.segments import Segments
 
@@ -94,13 +96,16 @@ def contenders(
 
 
 def fit(
-    encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str
-) -> tuple[float, float]:
+    encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str,
+    guide: Decoder | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Train both, with Adam whose rate falls to a tenth: the mean loss of the last tenth of the steps, and the seconds.
 
-    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest.
+    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest. The loss
+    of `guide`, where there is one, is added: it teaches the encoder alone.
     """
     slow = [*encoder.parameters(), *(p for n, p in decoder.named_parameters() if "projection" in n)]
+    slow += [p for _, p in guide.named_parameters()] if guide else []
     fast = [p for n, p in decoder.named_parameters() if "projection" not in n]
     parameters = [*slow, *fast]
     optimiser = torch.optim.Adam([{"params": slow}, {"params": fast, "lr": faster * lr}], lr=lr)
@@ -110,8 +115,9 @@ def fit(
         for _ in progress:
             batch = draw()
             optimiser.zero_grad()
-            loss = decoder.loss(encoder(batch.inputs), batch.gold, batch.lengths)
-            loss.backward()
+            hidden = encoder(batch.inputs)
+            loss = decoder.loss(hidden, batch.gold, batch.lengths)
+            (loss + guide.loss(hidden, batch.gold, batch.lengths) if guide else loss).backward()
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optimiser.step()
             decay.step()
@@ -180,10 +186,6 @@ def picture(
     curve: Tensor | None = None,
 ) -> None:
     """Ribbons of a window of one sequence under every model, above them the data, beside them the scores."""
-    import matplotlib.pyplot as plt
-
-    from semicrf import plots
-
     start, end = window
     heights = ([2] if curve is not None else []) + [0.5 * len(rows), 2]
     figure, axes = plt.subplots(

@@ -2,17 +2,16 @@
 
 import triton
 import triton.language as tl
+from semicrf.kernels.far import after, far, far_sums
 from semicrf.kernels.state import (
     _later,
     constants,
     convert,
-    durations,
     emitted,
     expand,
-    load_tuple,
     local_sums,
-    nothing_yet,
     pick,
+    place,
     plus,
     select,
     starts_required,
@@ -21,44 +20,7 @@ from semicrf.kernels.state import (
     transitions,
     vectors,
 )
-
-
-@triton.jit
-def far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S: tl.constexpr, F: tl.constexpr,
-        CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0, SB at a time.
-
-    CUT: whether `low` forbids any of them.
-    """
-    row = tl.arange(0, TB)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    acc = nothing_yet(tl.zeros([TB, CP], F), S)
-    for j0 in range(0, tl.minimum(K, t0 + 1), SB):
-        s = t0 - j0 - q
-        here = (s >= 0)[:, None] & (lab < C)[None, :]
-        x = load_tuple(u, ustride, (s & ring)[:, None] * C + lab[None, :], here, S.zero, F)
-        block = ((t0 - j0 + TB - 1) // TB) & (ring // TB)
-        shift = load_tuple(frames, fstride, block * C + lab, lab < C, S.still, tl.float64)
-        moved = ()
-        for m in tl.static_range(S.potentials):
-            moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
-        x = expand(S.act(x, moved), 0)
-        k = (1 + j0 + row)[:, None] + q[None, :]
-        w = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
-        if CUT:
-            w = after(w, s[None, :, None], expand(low, 1))
-        acc = S.merge(acc, S.group(S.act(x, w), (k - 1)[:, :, None], 1))
-    return acc
-
-
-@triton.jit
-def after(w, s, low):
-    """Potentials of arcs from sources s, -inf before the first that is allowed."""
-    out = ()
-    for m in tl.static_range(len(w)):
-        out = out + (tl.where(s >= low[m], w[m], float("-inf")),)
-    return out
+from semicrf.kernels.table import durations, tabulate, turned, weights
 
 
 @triton.jit
@@ -107,107 +69,193 @@ def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexp
         store_tuple(end_id + b, B, 0, take(r, S.fields, S.fields + S.ids), b >= 0)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "ring", "drows", "dbatch"])
-def scan(
-    parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, table, T, K, C, ring, drows,
-    dbatch, S: tl.constexpr,
-    P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
-):  # fmt: skip
-    """One sequence, forward; `u` is a ring of sources in the frame of their tile, `frames` those frames."""
-    b = tl.program_id(0).to(tl.int64)
-    B = tl.num_programs(0).to(tl.int64)
-    n = tl.load(lengths + b).to(tl.int32)
+@triton.jit
+def rows_of(b, B, wide, T, alpha, g, alpha_id, g_id, offsets):
+    """What is kept of sequence b, and how far apart its scalars lie: of alpha, of g, of offsets."""
+    kept = (alpha + b * (T + 1) * wide, g + b * T * wide, alpha_id + b * (T + 1) * wide, g_id + b * T * wide,
+            offsets + b * (T + 1))  # fmt: skip
+    return kept, (B * (T + 1) * wide, B * T * wide, B * (T + 1))
+
+
+@triton.jit
+def keep_alpha(kept, strides, t, wide, lab, inside, r, a, S: tl.constexpr):
+    """Store row t of alpha and the places of its choices."""
+    store_tuple(kept[0] + t * wide, strides[0], lab, a, inside)
+    if S.keeps_ids:
+        store_tuple(kept[2] + t * wide, strides[0], lab, take(r, S.fields, S.fields + S.ids), inside)
+
+
+@triton.jit
+def keep_g(kept, strides, t, wide, lab, inside, r, S: tl.constexpr):
+    """Store row t of g and the places of its choices."""
+    store_tuple(kept[1] + t * wide, strides[1], lab, take(r, 0, S.fields), inside)
+    if S.keeps_ids:
+        store_tuple(kept[3] + t * wide, strides[1], lab, take(r, S.fields, S.fields + S.ids), inside)
+
+
+@triton.jit
+def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr):
+    """Store position 0: nothing has ended there, and nothing was chosen."""
+    none = constants(S.nowhere, tl.zeros(lab.shape, tl.int32))
+    store_tuple(kept[0], strides[0], lab, constants(S.zero, tl.zeros_like(x[0])), inside)
+    store_tuple(kept[1], strides[1], lab, x, inside)
+    store_tuple(kept[2], strides[0], lab, none, inside)
+    store_tuple(kept[3], strides[1], lab, none, inside)
+    store_tuple(kept[4], strides[2], 0, offset, b >= 0)
+
+
+@triton.jit
+def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, u, ustride, kept, strides, T, C, ring,
+         S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
+         TB: tl.constexpr):  # fmt: skip
+    """Row i of the tile: it is finished, leads on, and is a source of the rows that follow."""
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
     prev = tl.arange(0, CP)
     inside = lab < C
-    wide = T.to(tl.int64)
-    astride, gstride = B * (wide + 1) * C, B * wide * C
-    alpha += b * (wide + 1) * C
-    alpha_id += b * (wide + 1) * C
-    g += b * wide * C
-    g_id += b * wide * C
-    offsets += b * (wide + 1)
+    wide = C.to(tl.int64)
+    k = row - i
+    d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+    now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
+    ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
+    begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
+    e = add_finite(e, now, drift)
+    r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
+    a = S.act(take(r, 0, S.fields), plus(ends, e))
+    last = select(t == n, a, last)
+    gr = S.finish(S.group(S.act(expand(a, 1), leads), prev[:, None], 0))
+    v = ()
+    for m in tl.static_range(S.potentials):
+        v = v + (begins[m] - e[m],)
+    ux = S.act(take(gr, 0, S.fields), v)
+    store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
+    if KEEP:
+        keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S)
+        keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S)
+    led = S.single(S.act(expand(ux, 0), after(d, t, low)), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
+    return select((row > i)[:, None], S.merge(acc, led), acc), a, e, last
+
+
+@triton.jit
+def next_tile(base, offset, drift, a, e, low, inside, rows, done, S: tl.constexpr, TB: tl.constexpr):
+    """Frames, offset, drift and bounds after a tile of `rows` positions, whose last row is `a`."""
+    nothing = tl.zeros_like(e[0])
+    bases, offsets, drifts, carried = (), (), (), ()
+    for m in tl.static_range(S.potentials):
+        level = tl.sum(nothing, 0)
+        if S.levels[m] >= 0:
+            level = tl.max(tl.where(inside, a[S.levels[m]], float("-inf")), 0)
+            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
+        here = offset[m] + drift[m].to(tl.float64) * rows.to(tl.float64)
+        offsets = offsets + (here + tl.where(done, 0.0, level.to(tl.float64)),)
+        bases = bases + (base[m] + (level - e[m]).to(tl.float64),)
+        drifts = drifts + (drift[m] + level / TB,)
+        carried = carried + (tl.max(low[m], 0),)
+    return bases, offsets, drifts, carried
+
+
+@triton.jit
+def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.constexpr, P: tl.constexpr,
+          F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+          SB: tl.constexpr):  # fmt: skip
+    """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
+    durations many, so that sums of products pay.
+    """
+    row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    inside = lab < C
+    wide = C.to(tl.int64)
     R = ring + 1
     ustride, fstride = B * R * C, B * (R // TB) * C
     u += b * R * C
     frames += b * (R // TB) * C
-    dstride = dbatch.to(tl.int64) * drows * (CP + 1)
-    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
+    table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
+    span = K + 3 * TB + SB + 1
     leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
+    if P.backwards:
+        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
+    whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
+    if SUMS:
+        tl.debug_barrier()
+        top, close = weights(table, K, C, span, F, CP, TB)
+        whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
     base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
     offset = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
     drift = constants(S.still, tl.sum(nothing, 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
-    v = vectors(parts, P.segment_start, P, b, 0, wide * C, lab, inside, F)
+    v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
     store_tuple(u, ustride, lab, S.act(x, v), inside)
     store_tuple(frames, fstride, lab, base, inside)
     last = constants(S.zero, nothing)
     if KEEP:
-        store_tuple(g, gstride, lab, x, inside)
-        store_tuple(alpha, astride, lab, last, inside)
-        store_tuple(offsets, B * (wide + 1), 0, offset, b >= 0)
-        store_tuple(alpha_id, astride, lab, constants(S.nowhere, tl.zeros([CP], tl.int32)), inside)
-        store_tuple(g_id, gstride, lab, constants(S.nowhere, tl.zeros([CP], tl.int32)), inside)
+        keep_first(kept, strides, b, lab, inside, x, offset, S)
     for t0 in range(0, n, TB):
         _, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
         store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
         tl.debug_barrier()
         if tightest(low) > t0 + 1 - K:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, True, CP, TB, SB)
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP, TB, SB)
         else:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, K, C, ring, S, F, False, CP, TB, SB)
+            since = tl.minimum(whole, (t0 + SB) // SB * SB)
+            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
+                      TB, SB)  # fmt: skip
+            if SUMS:
+                acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
+                                            C, ring, S, F, CP, TB, SB))  # fmt: skip
         a = last
         e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
         for i in range(TB):
-            t = t0 + 1 + i
-            k = row - i
-            d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
-            now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
-            ends = vectors(parts, P.segment_end, P, b, (t - 1) * C.to(tl.int64), wide * C, lab, inside & (t <= n), F)
-            begins = vectors(parts, P.segment_start, P, b, t * C.to(tl.int64), wide * C, lab, inside & (t < n), F)
-            here = (row == i)[:, None]
-            e = add_finite(e, now, drift)
-            r = S.finish(pick(acc, here, S, "accumulator"))
-            a = S.act(take(r, 0, S.fields), plus(ends, e))
-            last = select(t == n, a, last)
-            y = S.act(expand(a, 1), leads)
-            gr = S.finish(S.group(y, prev[:, None], 0))
-            gx = take(gr, 0, S.fields)
-            v = ()
-            for m in tl.static_range(S.potentials):
-                v = v + (begins[m] - e[m],)
-            w = after(d, t, low)
-            ux = S.act(gx, v)
-            store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
-            if KEEP:
-                at = t * C.to(tl.int64) + lab
-                store_tuple(alpha, astride, at, a, inside & (t <= n))
-                store_tuple(g, gstride, at, gx, inside & (t < n))
-                if S.keeps_ids:
-                    store_tuple(alpha_id, astride, at, take(r, S.fields, S.fields + S.ids), inside & (t <= n))
-                    store_tuple(g_id, gstride, at, take(gr, S.fields, S.fields + S.ids), inside & (t < n))
-            near = S.single(S.act(expand(ux, 0), w), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
-            acc = select((row > i)[:, None], S.merge(acc, near), acc)
+            acc, a, e, last = near(parts, b, t0 + 1 + i, n, i, acc, a, e, last, low, drift, leads, table, dstride, u,
+                                   ustride, kept, strides, T, C, ring, S, P, F, KEEP, CP, TB)  # fmt: skip
         if KEEP:
             for m in tl.static_range(S.potentials):
                 o = offset[m] + drift[m].to(tl.float64) * (row + 1).to(tl.float64)
-                tl.store(offsets + m * B * (wide + 1) + t0 + 1 + row, o, mask=t0 + 1 + row <= n)
-        done = n <= t0 + TB
-        b0, o0, d0 = base, offset, drift
-        base, offset, drift, carried = (), (), (), ()
-        for m in tl.static_range(S.potentials):
-            level = tl.sum(nothing, 0)
-            if S.levels[m] >= 0:
-                level = tl.max(tl.where(inside, a[S.levels[m]], float("-inf")), 0)
-                level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
-            rows = tl.minimum(n - t0, TB).to(tl.float64)
-            here = o0[m] + d0[m].to(tl.float64) * rows
-            offset = offset + (here + tl.where(done, 0.0, level.to(tl.float64)),)
-            base = base + (b0[m] + (level - e[m]).to(tl.float64),)
-            drift = drift + (d0[m] + level / TB,)
-            carried = carried + (tl.max(low[m], 0),)
-    total(parts, last, offset, b, lab, C, value, B, end_id, S, P, F, KEEP)
+                tl.store(kept[4] + m * strides[2] + t0 + 1 + row, o, mask=t0 + 1 + row <= n)
+        base, offset, drift, carried = next_tile(base, offset, drift, a, e, low, inside, tl.minimum(n - t0, TB),
+                                                 n <= t0 + TB, S, TB)  # fmt: skip
+    return last, offset
+
+
+@triton.jit(do_not_specialize=["T", "K", "C", "ring"])
+def scan(
+    parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, table, T, K, C, ring,
+    S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    """One sequence, forward; `u` is a ring of sources in the frame of their tile, `frames` those frames, `table` the
+    scores of durations.
+    """
+    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    kept, strides = rows_of(b, B, C.to(tl.int64), T.to(tl.int64), alpha, g, alpha_id, g_id, offsets)
+    last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, KEEP, SUMS, CP, TB,
+                         SB)  # fmt: skip
+    total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, KEEP)
+
+
+@triton.jit(do_not_specialize=["T", "K", "C", "ring", "pitch"])
+def scan_both(
+    parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, ahead, ahead_offsets, u, frames, table, T, K, C,
+    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, SUMS: tl.constexpr,
+    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
+    the reversed sequence; the second half of the scratch is its; elements are one number.
+    """
+    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    wide = C.to(tl.int64)
+    length = T.to(tl.int64)
+    if tl.program_id(1) == 0:
+        kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
+        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, SUMS, CP,
+                             TB, SB)  # fmt: skip
+        total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, True)
+    else:
+        R = B * (ring + 1)
+        after_g = ahead + B * (length + 1) * wide
+        kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
+        u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)

@@ -2,26 +2,28 @@
 
 import triton
 import triton.language as tl
+from semicrf.kernels.scan import rows_of
 from semicrf.kernels.state import (
     _earlier,
     add_up,
     constants,
     convert,
-    durations,
     emitted,
     expand,
+    less,
     load_tuple,
     local_sums,
     pick,
     plus,
+    positional,
     starts_required,
     store_grads,
     store_tuple,
     take,
-    tiles,
     transitions,
     vectors,
 )
+from semicrf.kernels.table import durations, tabulate
 
 
 @triton.jit
@@ -47,8 +49,8 @@ def pulled_back(g, y, x, w, id, place, S: tl.constexpr):
 
 
 @triton.jit
-def far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
-            S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+def far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstride, s0, n, T, K, C, S: tl.constexpr,
+            P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
     """Cotangents (rows, labels) of sources s0 + row from the destinations beyond their tile, SB at a time."""
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
@@ -59,11 +61,12 @@ def far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, fr
         t = s0 + TB + j0 + q
         here = (t <= n)[:, None] & (lab < C)[None, :]
         at = (s0 + TB + j0) * wide + q[:, None] * C + lab[None, :]
-        y = expand(load_tuple(alpha, astride, at, here, S.zero, F), 0)
-        gy = expand(load_tuple(bar, astride, at, here, S.nothing, F), 0)
-        id = expand(load_tuple(alpha_id, astride, at, here, S.nowhere, tl.int32), 0)
-        ends = load_tuple(z, astride, at, here, S.still, F)
-        shift = load_tuple(frames, fstride, ((s0 + TB + j0) // TB) * C + lab, lab < C, S.still, tl.float64)
+        y = expand(load_tuple(kept[0], strides[0], at, here, S.zero, F), 0)
+        gy = expand(load_tuple(arc[0], strides[0], at, here, S.nothing, F), 0)
+        id = expand(load_tuple(kept[2], strides[0], at, here, S.nowhere, tl.int32), 0)
+        ends = plus(load_tuple(arc[1], strides[0], at, here, S.still, F),
+                    positional(parts, P.segment_end, P, b, t[:, None] - 1, n, lab[None, :], T, C, F))  # fmt: skip
+        shift = load_tuple(arc[3], fstride, ((s0 + TB + j0) // TB) * C + lab, lab < C, S.still, tl.float64)
         k = TB + j0 + q[None, :] - row[:, None]
         d = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
         w = ()
@@ -96,40 +99,137 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
     return take(pulled, 0, S.fields)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "drows", "dbatch"])
-def scan_vjp(
-    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, bar, z, begin, limit, frames,
-    table, T, K, C, drows, dbatch, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr,
-    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
-):  # fmt: skip
-    """One sequence, backward; `bar` .. `frames` keep what destinations and sources add to an arc."""
-    b = tl.program_id(0).to(tl.int64)
-    B = tl.num_programs(0).to(tl.int64)
-    n = tl.load(lengths + b).to(tl.int32)
+@triton.jit
+def arc_rows(b, B, wide, T, rows, limit, frames, fields: tl.constexpr, TB: tl.constexpr):
+    """What a reverse sweep keeps of sequence b: cotangents of alpha and sums of emissions from a tile's first position,
+    both in `rows`, how long a segment may be, and frames, with how far apart those of two potentials lie.
+    """
+    whole = b * (T + 1) * wide
+    blocks = T // TB + 1
+    sums = rows + fields * B * (T + 1) * wide
+    return (rows + whole, sums + whole, limit + whole, frames + b * blocks * wide), B * blocks * wide
+
+
+@triton.jit
+def tile_arcs(parts, b, s0, n, carried, base, offsets, ostride, arc, astride, fstride, T, C, S: tl.constexpr,
+              P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):  # fmt: skip
+    """A tile's sums of emissions, limits and frames, kept in `arc`. Returns its frames, the limits it hands on and has,
+    what its starts add to arcs, and where the positions before its rows forbid.
+    """
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
-    prev = tl.arange(0, CP)
     inside = lab < C
-    labels = C.to(tl.int64)
-    astride, gstride, ostride = B * (T + 1) * labels, B * T * labels, B * (T + 1)
-    blocks = T // TB + 1
-    fstride = B * blocks * labels
-    alpha += b * (T + 1) * labels
-    alpha_id += b * (T + 1) * labels
-    bar += b * (T + 1) * labels
-    z += b * (T + 1) * labels
-    begin += b * (T + 1) * labels
-    limit += b * (T + 1) * labels
-    g += b * T * labels
-    g_id += b * T * labels
-    offsets += b * (T + 1)
-    frames += b * blocks * labels
-    dstride = dbatch.to(tl.int64) * drows * (CP + 1)
-    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
+    s = s0 + row
+    step = ()
+    for m in tl.static_range(S.potentials):
+        within = (s >= 1) & (s <= n)
+        level = tl.load(offsets + m * ostride + s, mask=within, other=0.0)
+        before = tl.load(offsets + m * ostride + s - 1, mask=within, other=0.0)
+        step = step + ((level - before).to(F)[:, None],)
+    sums, holes = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
+    high = limits(parts, P, carried, b, s0, n, row, lab, T, C, S.still, F)
+    starts = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
+    made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
+    bases, lowest = (), ()
+    for m in tl.static_range(S.potentials):
+        bases = bases + (base[m] - made[m].to(tl.float64),)
+        lowest = lowest + (tl.min(high[m], 0),)
+    at = s0 * C.to(tl.int64) + row[:, None] * C + lab[None, :]
+    rows = (s <= n)[:, None] & inside[None, :]
+    store_tuple(arc[1], astride, at, sums, rows)
+    longest = ()
+    for m in tl.static_range(S.potentials):
+        longest = longest + (tl.minimum(high[m] - s[:, None], 32767),)
+    store_tuple(arc[2], astride, at, longest, rows)
+    store_tuple(arc[3], fstride, (s0 // TB) * C + lab, bases, inside)
+    return bases, lowest, high, less(starts, sums), holes
+
+
+@triton.jit
+def pull_leads(t, n, g_bar, leads_bar, last, leads, a, gi, gi_id, lab, S: tl.constexpr):
+    """Cotangents of alpha at t, from what leads on there and, at the end, from the value; and of transitions."""
+    lead = pulled_back(expand(g_bar, 1), expand(gi, 1), expand(a, 0), leads, expand(gi_id, 1), lab[None, :], S)
+    leads_bar = plus(leads_bar, take(lead, S.fields, S.fields + S.potentials))
+    into = add_up(lead, 0, S.fields)
+    a_bar = ()
+    for f in tl.static_range(S.fields):
+        a_bar = a_bar + (into[f] + tl.where(t == n, last[f], 0.0),)
+    return a_bar, leads_bar
+
+
+@triton.jit
+def flow(parts, grads, b, t, n, mass, started, ended, lab, inside, T, C, S: tl.constexpr, P: tl.constexpr,
+         G: tl.constexpr, F: tl.constexpr):  # fmt: skip
+    """The mass at position t - 1 from that at t; gradients of what starts at t and of what ends there."""
+    now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
+    carried = ()
+    whole = ()
+    for m in tl.static_range(S.potentials):
+        carried = carried + (mass[m] + (ended[m] - started[m]).to(tl.float64),)
+        whole = whole + (tl.where(now[m] == float("-inf"), 0.0, carried[m]).to(F),)
+    wide = C.to(tl.int64)
+    before = inside & (t >= 1) & (t <= n)
+    store_grads(grads, G.emission, b, T * wide, (t - 1) * wide, lab, whole, before)
+    store_grads(grads, G.segment_end, b, T * wide, (t - 1) * wide, lab, ended, before)
+    store_grads(grads, G.segment_start, b, T * wide, t * wide, lab, started, inside & (t < n))
+    return carried
+
+
+@triton.jit
+def near_bar(parts, grads, b, t, n, i, total, us, high, last, leads, leads_bar, mass, kept, strides, arc, table,
+             dstride, T, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+             TB: tl.constexpr):  # fmt: skip
+    """Row i of the tile, whose cotangent is complete: it is pulled back to alpha, and that to the rows before."""
+    row = tl.arange(0, TB)
+    lab = tl.arange(0, CP)
+    inside = lab < C
+    astride, gstride = strides[0], strides[1]
+    k = i - row
+    d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+    line = t * C.to(tl.int64) + lab
+    a = load_tuple(kept[0], astride, line, inside & (t <= n), S.zero, F)
+    a_id = load_tuple(kept[2], astride, line, inside & (t <= n), S.nowhere, tl.int32)
+    gi = load_tuple(kept[1], gstride, line, inside & (t < n), S.zero, F)
+    gi_id = load_tuple(kept[3], gstride, line, inside & (t < n), S.nowhere, tl.int32)
+    sums = load_tuple(arc[1], astride, line, inside & (t <= n), S.still, F)
+    zi = plus(positional(parts, P.segment_end, P, b, t - 1, n, lab, T, C, F), sums)
+    vi = less(positional(parts, P.segment_start, P, b, t, n, lab, T, C, F), sums)
+    started = S.act_vjp(pick(total, (row == i)[:, None], S, "fields"), gi, vi)
+    g_bar = take(started, 0, S.fields)
+    a_bar, leads_bar = pull_leads(t, n, g_bar, leads_bar, last, leads, a, gi, gi_id, lab, S)
+    store_tuple(arc[0], astride, line, a_bar, inside & (t <= n))
+    ended = take(S.act_vjp(a_bar, a, zi), S.fields, S.fields + S.potentials)
+    mass = flow(parts, grads, b, t, n, mass, take(started, S.fields, S.fields + S.potentials), ended, lab, inside, T,
+                C, S, P, G, F)  # fmt: skip
+    w = ()
+    for m in tl.static_range(S.potentials):
+        w = w + (tl.where(t <= high[m], d[m] + zi[m][None, :], float("-inf")),)
+    pulled = pulled_back(expand(a_bar, 0), expand(a, 0), us, w, expand(a_id, 0), (k - 1)[:, None], S)
+    more = ()
+    for f in tl.static_range(S.fields):
+        more = more + (total[f] + tl.where((row < i)[:, None], pulled[f], 0.0),)
+    return more, g_bar, leads_bar, mass
+
+
+@triton.jit(do_not_specialize=["T", "K", "C"])
+def scan_vjp(
+    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, end_id, rows, limit, frames,
+    table, T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr,
+    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    """One sequence, backward; `rows` .. `frames` keep what belongs to the ends and the starts of arcs."""
+    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    inside = lab < C
+    wide = C.to(tl.int64)
+    kept, strides = rows_of(b, B, wide, T.to(tl.int64), alpha, g, alpha_id, g_id, offsets)
+    arc, fstride = arc_rows(b, B, wide, T, rows, limit, frames, S.fields, TB)
+    table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     leads = transitions(parts, P, b, lab[None, :], prev[:, None], C, F)  # (next, previous)
     nothing = tl.zeros([CP], F)
-    at_end = load_tuple(alpha, astride, n * labels + lab, inside, S.zero, F)
-    offset = load_tuple(offsets, ostride, n, b >= 0, S.still, tl.float64)
+    at_end = load_tuple(kept[0], strides[0], n * wide + lab, inside, S.zero, F)
+    offset = load_tuple(kept[4], strides[2], n, b >= 0, S.still, tl.float64)
     last = end_bar(parts, lengths, grads, cotangent, value, B, at_end, offset, end_id, b, lab, C, S, P, G, F)
     leads_bar = constants(S.still, tl.zeros([CP, CP], F))
     mass = constants(S.still, tl.zeros([CP], tl.float64))
@@ -139,136 +239,21 @@ def scan_vjp(
     tiles_used = n // TB + 1
     for j in range(tiles_used):
         s0 = (tiles_used - 1 - j) * TB
-        s = s0 + row
-        step = ()
-        for m in tl.static_range(S.potentials):
-            within = (s >= 1) & (s <= n)
-            level = tl.load(offsets + m * ostride + s, mask=within, other=0.0)
-            before = tl.load(offsets + m * ostride + s - 1, mask=within, other=0.0)
-            step = step + ((level - before).to(F)[:, None],)
-        sums, _ = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
-        high = limits(parts, P, carried, b, s0, n, row, lab, T, C, S.still, F)
-        ends = plus(tiles(parts, P.segment_end, P, b, s0 - 1, n, row, lab, T, C, F), sums)
-        starts = tiles(parts, P.segment_start, P, b, s0, n, row, lab, T, C, F)
-        made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
-        b0 = base
-        base, carried, v = (), (), ()
-        for m in tl.static_range(S.potentials):
-            base = base + (b0[m] - made[m].to(tl.float64),)
-            carried = carried + (tl.min(high[m], 0),)
-            v = v + (starts[m] - sums[m],)
-        at = s0 * labels + row[:, None] * C + lab[None, :]
-        rows = (s <= n)[:, None] & inside[None, :]
-        store_tuple(z, astride, at, ends, rows)
-        store_tuple(begin, astride, at, v, rows)
-        store_tuple(limit, astride, at, high, rows)
-        store_tuple(frames, fstride, (s0 // TB) * C + lab, base, inside)
+        base, carried, high, v, _ = tile_arcs(parts, b, s0, n, carried, base, kept[4], strides[2], arc, strides[0],
+                                              fstride, T, C, S, P, F, CP, TB)  # fmt: skip
         tl.debug_barrier()
-        gs = load_tuple(g, gstride, at, (s < n)[:, None] & inside[None, :], S.zero, F)
-        us = S.act(gs, v)
-        total = far_bar(table, dstride, us, high, base, alpha, bar, alpha_id, z, astride, frames, fstride, s0, n, K, C,
-                        S, F, CP, TB, SB)  # fmt: skip
+        here = ((s0 + row) < n)[:, None] & inside[None, :]
+        us = S.act(load_tuple(kept[1] + s0 * wide, strides[1], row[:, None] * C + lab[None, :], here, S.zero, F), v)
+        total = far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstride, s0, n, T, K, C, S, P, F,
+                        CP, TB, SB)  # fmt: skip
         for back in range(TB):
             i = TB - 1 - back
-            t = s0 + i
-            k = i - row
-            here = (row == i)[:, None]
-            d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
-            line = t * labels + lab
-            a = load_tuple(alpha, astride, line, inside & (t <= n), S.zero, F)
-            a_id = load_tuple(alpha_id, astride, line, inside & (t <= n), S.nowhere, tl.int32)
-            gi = load_tuple(g, gstride, line, inside & (t < n), S.zero, F)
-            gi_id = load_tuple(g_id, gstride, line, inside & (t < n), S.nowhere, tl.int32)
-            zi = load_tuple(z, astride, line, inside & (t <= n), S.still, F)
-            vi = load_tuple(begin, astride, line, inside & (t <= n), S.still, F)
-            now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
-            started = S.act_vjp(pick(total, here, S, "fields"), gi, vi)
-            g_bar = take(started, 0, S.fields)
-            lead = pulled_back(expand(g_bar, 1), expand(gi, 1), expand(a, 0), leads, expand(gi_id, 1),
-                               lab[None, :], S)  # fmt: skip
-            leads_bar = plus(leads_bar, take(lead, S.fields, S.fields + S.potentials))
-            into = add_up(lead, 0, S.fields)
-            a_bar = ()
-            for f in tl.static_range(S.fields):
-                a_bar = a_bar + (into[f] + tl.where(t == n, last[f], 0.0),)
-            store_tuple(bar, astride, line, a_bar, inside & (t <= n))
-            ended = S.act_vjp(a_bar, a, zi)
-            w = ()
-            m0 = mass
-            mass = ()
-            whole = ()
-            for m in tl.static_range(S.potentials):
-                change = ended[S.fields + m] - started[S.fields + m]
-                mass = mass + (m0[m] + change.to(tl.float64),)
-                whole = whole + (tl.where(now[m] == float("-inf"), 0.0, mass[m]).to(F),)
-                x = d[m] + zi[m][None, :]
-                w = w + (tl.where(t <= high[m], x, float("-inf")),)
-            store_grads(grads, G.emission, b, T * labels, (t - 1) * labels, lab, whole, inside & (t >= 1) & (t <= n))
-            store_grads(grads, G.segment_end, b, T * labels, (t - 1) * labels, lab,
-                        take(ended, S.fields, S.fields + S.potentials), inside & (t >= 1) & (t <= n))  # fmt: skip
-            store_grads(grads, G.segment_start, b, T * labels, t * labels, lab,
-                        take(started, S.fields, S.fields + S.potentials), inside & (t < n))  # fmt: skip
-            near = pulled_back(expand(a_bar, 0), expand(a, 0), us, w, expand(a_id, 0), (k - 1)[:, None], S)
-            t0 = total
-            total = ()
-            for f in tl.static_range(S.fields):
-                total = total + (t0[f] + tl.where((row < i)[:, None], near[f], 0.0),)
+            total, g_bar, leads_bar, mass = near_bar(
+                parts, grads, b, s0 + i, n, i, total, us, high, last, leads, leads_bar, mass, kept, strides, arc, table,
+                dstride, T, C, S, P, G, F, CP, TB,
+            )  # fmt: skip
     first = vectors(parts, P.start, P, b, 0, C, lab, inside, F)
     begun = S.act_vjp(g_bar, constants(S.one, nothing), first)
     store_grads(grads, G.start, b, C, 0, lab, take(begun, S.fields, S.fields + S.potentials), inside)
-    store_grads(grads, G.transition, b, labels * C, 0, lab[None, :] * C + prev[:, None], leads_bar,
+    store_grads(grads, G.transition, b, wide * C, 0, lab[None, :] * C + prev[:, None], leads_bar,
                 (prev < C)[:, None] & inside[None, :])  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["T", "K", "C", "drows", "dbatch", "span"])
-def duration_counts(
-    parts, grads, lengths, alpha, g, alpha_id, bar, z, begin, limit, frames, table, T, K, C, drows,
-    dbatch, span, S: tl.constexpr,
-    P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, KB: tl.constexpr,
-    SB: tl.constexpr,
-):  # fmt: skip
-    """Gradients of durations: KB of them a program, over `span` sources of one sequence; spans are summed later."""
-    b = tl.program_id(0).to(tl.int64)
-    B = tl.num_programs(0).to(tl.int64)
-    spans = tl.num_programs(2)
-    k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
-    s_first = tl.program_id(2) * span
-    n = tl.load(lengths + b).to(tl.int32)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    labels = C.to(tl.int64)
-    astride, gstride = B * (T + 1) * labels, B * T * labels
-    blocks = T // TB + 1
-    fstride = B * blocks * labels
-    whole = b * (T + 1) * labels
-    frames += b * blocks * labels
-    inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
-    table += tl.minimum(b, dbatch - 1) * drows * (CP + 1)
-    k_in = tl.minimum(k, K)[:, None, None]
-    d = durations(table, dbatch.to(tl.int64) * drows * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
-    total = constants(S.still, tl.zeros([KB, CP], F))
-    for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
-        s = s0 + q
-        rows = (s < n)[:, None] & (lab < C)[None, :]
-        at = s0 * labels + q[:, None] * C + lab[None, :]
-        v = load_tuple(begin + whole, astride, at, rows, S.still, F)
-        high = load_tuple(limit + whole, astride, at, rows, S.unbounded, tl.int32)
-        gs = load_tuple(g + b * T * labels, gstride, at, rows, S.zero, F)
-        us = expand(S.act(gs, v), 0)
-        t = s[None, :, None] + k[:, None, None]
-        here = (t <= n) & inside
-        to = t * labels + lab[None, None, :]
-        y = load_tuple(alpha + whole, astride, to, here, S.zero, F)
-        gy = load_tuple(bar + whole, astride, to, here, S.nothing, F)
-        id = load_tuple(alpha_id + whole, astride, to, here, S.nowhere, tl.int32)
-        ends = load_tuple(z + whole, astride, to, here, S.still, F)
-        shift = load_tuple(frames, fstride, (t // TB) * C + lab[None, None, :], here, S.still, tl.float64)
-        own = load_tuple(frames, fstride, (s // TB)[:, None] * C + lab[None, :], rows, S.still, tl.float64)
-        w = ()
-        for m in tl.static_range(S.potentials):
-            x = d[m] + (ends[m] + (shift[m] - own[m][None, :, :]).to(F))
-            w = w + (tl.where(here & (t <= high[m][None, :, :]), x, float("-inf")),)
-        pulled = pulled_back(gy, y, us, w, id, (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32), S)
-        total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 1, S.potentials))
-    store_grads(grads, G.duration, b * spans + tl.program_id(2), K * labels, 0, (k - 1)[:, None] * C + lab[None, :],
-                total, (k <= K)[:, None] & (lab < C)[None, :])  # fmt: skip

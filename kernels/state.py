@@ -1,7 +1,9 @@
 """Tuples of tensors, as elements and accumulators are, and the reading of a model's parts.
 
 P is the layout of the parts, a constant: ``P.emission[m]`` is the index of model m's emissions among `parts`, -1 where
-there are none; ``P.rows[i]`` is 1 where part i has one row per sequence, 0 where the batch shares one.
+there are none; ``P.rows[i]`` is 1 where part i has one row per sequence, 0 where the batch shares one. Where
+``P.backwards``, positions count from the end: a sweep then runs over the reversed sequence, whose layout has starts
+and ends exchanged.
 """
 
 import triton
@@ -125,6 +127,15 @@ def row_of(parts, index: tl.constexpr, P: tl.constexpr, b, size):
 
 
 @triton.jit
+def place(P: tl.constexpr, t, n):
+    """Where position t of a sequence of n lies."""
+    if P.backwards:
+        return n - 1 - t
+    else:
+        return t
+
+
+@triton.jit
 def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask, F: tl.constexpr):
     """(labels,) for every model: the entries `at` ... of a part, 0 where it is absent; -inf where masked."""
     out = ()
@@ -134,6 +145,31 @@ def vectors(parts, which: tl.constexpr, P: tl.constexpr, b, at, size, lab, mask,
             out = out + (tl.load(p + lab, mask=mask, other=float("-inf")).to(F),)
         else:
             out = out + (tl.where(mask, tl.zeros(lab.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def positional(parts, which: tl.constexpr, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
+    """A part at positions t and labels `lab`, tensors that broadcast together, for every model; 0 where it is absent,
+    -inf outside 0..n-1.
+    """
+    inside = (t >= 0) & (t < n) & (lab < C)
+    out = ()
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C)
+            out = out + (tl.load(p + t * C.to(tl.int64) + lab, mask=inside, other=float("-inf")).to(F),)
+        else:
+            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
+    return out
+
+
+@triton.jit
+def less(x, y):
+    """The difference of two tuples."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (x[i] - y[i],)
     return out
 
 
@@ -159,39 +195,11 @@ def emitted(parts, P: tl.constexpr, b, t, n, lab, T, C, F: tl.constexpr):
     out = ()
     for m in tl.static_range(len(P.emission)):
         if P.emission[m] >= 0:
-            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + t * C.to(tl.int64)
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + place(P, t, n) * C.to(tl.int64)
             out = out + (tl.load(p + lab, mask=inside, other=0.0).to(F),)
         else:
             out = out + (tl.zeros(lab.shape, F),)
     return out
-
-
-@triton.jit
-def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
-    """The scores of durations k for every model, from the table that `tabulate` makes: no mask is needed."""
-    out = ()
-    for m in tl.static_range(S.potentials):
-        out = out + (tl.load(table + m * stride + (k + TB) * (CP + 1) + lab),)
-    return out
-
-
-@triton.jit(do_not_specialize=["K", "C", "rows"])
-def tabulate(parts, table, K, C, rows, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-             JB: tl.constexpr):  # fmt: skip
-    """Durations -TB, 1 - TB, ... of every model and sequence, -inf outside 1..K and outside the labels."""
-    b = tl.program_id(0).to(tl.int64)
-    j = tl.program_id(1) * JB + tl.arange(0, JB)
-    lab = tl.arange(0, CP)
-    k = (j - TB)[:, None]
-    allowed = (k >= 1) & (k <= K) & (lab < C)[None, :]
-    for m in tl.static_range(len(P.duration)):
-        if P.duration[m] >= 0:
-            p = row_of(parts, P.duration[m], P, b, K.to(tl.int64) * C)
-            d = tl.load(p + (k - 1) * C + lab[None, :], mask=allowed, other=float("-inf")).to(F)
-        else:
-            d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
-        out = table + (m * tl.num_programs(0) + b) * rows * (CP + 1)
-        tl.store(out + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
 
 
 @triton.jit
@@ -215,8 +223,9 @@ def local_sums(parts, P: tl.constexpr, b, first, n, row, lab, drift, T, C, F: tl
     holes = ()
     for m in tl.static_range(len(P.emission)):
         if P.emission[m] >= 0:
-            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
-            e = tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=0.0).to(F)
+            p = row_of(parts, P.emission[m], P, b, T.to(tl.int64) * C) + place(P, first, n) * C.to(tl.int64)
+            at = -row if P.backwards else row
+            e = tl.load(p + at[:, None] * C + lab[None, :], mask=inside, other=0.0).to(F)
             hole = e == float("-inf")
             e = tl.where(hole, 0.0, e)
         else:
@@ -232,25 +241,11 @@ def starts_required(parts, P: tl.constexpr, m: tl.constexpr, b, first, n, row, T
     """(rows,): whether model m requires a segment to start at each position of a tile."""
     t = first + row
     if P.required[m] >= 0:
-        p = row_of(parts, P.required[m], P, b, T) + first
-        return tl.load(p + row, mask=(t >= 0) & (t < n), other=0).to(tl.int32) != 0
+        p = row_of(parts, P.required[m], P, b, T)
+        at = n - t if P.backwards else t
+        return tl.load(p + at, mask=(t > 0) & (t < n), other=0).to(tl.int32) != 0
     else:
         return t < t
-
-
-@triton.jit
-def tiles(parts, which: tl.constexpr, P: tl.constexpr, b, first, n, row, lab, T, C, F: tl.constexpr):
-    """(rows, labels) for every model: a part at positions first + row, 0 where it is absent; -inf outside 0..n-1."""
-    t = first + row
-    inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
-    out = ()
-    for m in tl.static_range(len(which)):
-        if which[m] >= 0:
-            p = row_of(parts, which[m], P, b, T.to(tl.int64) * C) + first * C.to(tl.int64)
-            out = out + (tl.load(p + row[:, None] * C + lab[None, :], mask=inside, other=float("-inf")).to(F),)
-        else:
-            out = out + (tl.where(inside, tl.zeros(inside.shape, F), float("-inf")),)
-    return out
 
 
 @triton.jit
@@ -259,3 +254,14 @@ def store_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
     for m in tl.static_range(len(which)):
         if which[m] >= 0:
             tl.store(grads[which[m]] + b * size + at + offsets, x[m], mask=mask)
+
+
+@triton.jit
+def add_grads(grads, which: tl.constexpr, b, size, at, offsets, x, mask):
+    """Add to what is stored there; a program adds in one order. Between two calls on one place stands a barrier."""
+    for m in tl.static_range(len(which)):
+        if which[m] >= 0:
+            p = grads[which[m]] + b * size + at + offsets
+            before = tl.load(p, mask=mask, other=0.0)
+            tl.debug_barrier()  # threads that hold the same entry have all read it
+            tl.store(p, before + x[m], mask=mask)

@@ -17,6 +17,7 @@ from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.primitives import generated
 from semicrf.engine.reference import State
+from semicrf.errors import BackendError
 from semicrf.potentials import Potentials
 
 Model = dict[str, Tensor]
@@ -48,7 +49,7 @@ class Inference:
 
     def log_z(self) -> Tensor:
         """(B,)."""
-        return self.total(Log)[0]
+        return self.total(Log).squeeze(0)
 
     def log_z_gradients(self, wanted: Sequence[str]) -> dict[str, Tensor]:
         """The gradient of log Z in each wanted part, (B, ...); an absent part counts as zeros.
@@ -70,8 +71,10 @@ class Inference:
 
     def k_best(self, k: int, canonical: bool) -> tuple[Tensor, ...]:
         """start, end, label (k, B, N), count and score (k, B) of the k best segmentations, on the host."""
-        from semicrf.engine.kbest import k_best  # here, as numba's loops are loaded when they are first needed
-
+        try:
+            from semicrf.engine.kbest import k_best  # here, as numba's loops are loaded when they are first needed
+        except ModuleNotFoundError as error:
+            raise BackendError("topk: needs numba, which is not installed. Likely fix: pip install numba.") from error
         parts = self.potentials.parts
         return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
 

@@ -261,7 +261,7 @@ class Segments:
         """The segments of each sequence in row-major order; an error where one has none."""
         counts, trimmed = self.count.flatten().tolist(), self.trim()
         if 0 in counts:
-            fix = "no segmentation is possible there: look for -inf potentials, or select the others (count > 0)."
+            fix = "check_possible() of the distribution says where it is impossible; or select the others (count > 0)."
             raise bad_input(at("segments", counts.index(0), self.batch_shape), "count 0", "at least one segment", fix)
         columns = [x.reshape(len(counts), x.shape[-1]).tolist() for x in (trimmed.start, trimmed.end, trimmed.label)]
         return [list(zip(*row, strict=True))[:n] for n, *row in zip(counts, *columns, strict=True)]

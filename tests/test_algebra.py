@@ -46,7 +46,7 @@ from semicrf.algebra import (
     total,
     weigh,
 )
-from semicrf.algebra.expr import LEAVES, REDUCTIONS, leaf, postorder, wrap
+from semicrf.algebra.expr import LEAVES, REDUCTIONS, leaf, postorder, traced, wrap
 from semicrf.algebra.semiring import _registry, flatten
 from semicrf.compile import compiled, evaluate
 from semicrf.errors import SemiringError
@@ -131,13 +131,33 @@ def test_arguments_come_before_the_nodes_that_use_them_and_once():
     assert len(list(postorder([deep]))) == 5002
 
 
-@pytest.mark.parametrize("use", [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge])
+COMPARISONS = [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
+
+
+@pytest.mark.parametrize("use", COMPARISONS)
 @pytest.mark.parametrize("other", [b, -inf, 0])
-def test_no_comparison(use, other):
+def test_no_comparison_in_the_functions_of_a_semiring(use, other):
     """It would be decided once, for all numbers; == alone would fall back to identity, in silence."""
     for left, right in ((a, other), (other, a)):
         with pytest.raises(TypeError, match=r"cannot be compared with .*Likely fix: maximum .* ratio.* weigh"):
+            traced(use, left, right)
+
+
+@pytest.mark.parametrize("use", COMPARISONS)
+def test_symbols_are_never_compared_with_numbers(use):
+    for left, right in ((a, 0.0), (0.0, a)):
+        with pytest.raises(TypeError, match=r"a0 cannot be compared with 0\.0"):
             use(left, right)
+
+
+def test_elsewhere_equality_is_identity():
+    assert a == leaf("a", 0)
+    assert a != b
+    assert [a, b].index(b) == 1
+    assert (a, b) == (leaf("a", 0), leaf("a", 1))
+    with pytest.raises(TypeError):
+        traced(lambda: a == b)
+    assert a != b  # also after an error
 
 
 def test_nodes_are_hashed_by_identity():

@@ -17,6 +17,11 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "wnut17"
 WHO, WHERE = ["Ada", "Grace", "Alan", "Emmy"], [["London"], ["New", "York"], ["San", "Francisco", "Bay"]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def headless():
+    pytest.importorskip("matplotlib", reason="pictures need the extra plots").use("Agg")
+
+
 def made_up(path: Path, sentences: int, seed: int) -> Path:
     """Sentences in which a name is a person and what follows "in" a place, also one right after the other."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,8 +54,13 @@ def test_a_tiny_run_learns_both_models_and_saves_the_scores(tmp_path, capsys):
     assert saved["labels"] == ["O", "person", "place"]
     assert saved["K"] == 3
     assert saved["options"]["seed"] == 3
-    assert [row["model"] for row in saved["results"]] == [ner.SegmentTagger.name, ner.ChainTagger.name]
+    taggers = ner.SegmentTagger, ner.ChainTagger, ner.SoftmaxTagger
+    assert [row["model"] for row in saved["results"]] == [t.name for t in taggers]
+    assert list(saved["summary"]) == [t.name for t in taggers]
+    assert output.with_suffix(".png").stat().st_size > 5000
     for row in saved["results"]:
+        assert 0 <= row["ece"] <= 1
+        assert sum(n for _, _, n in row["reliability"]) == sum(s["predicted"] for s in row["per_type"].values())
         assert row["model"] in printed
         assert row["f1"] > 0.9
         assert sum(scores["gold"] for scores in row["per_type"].values()) > 30
@@ -84,6 +94,21 @@ def test_taggers_forbid_what_their_schemes_do_not_have():
     assert rules.start.tolist() == [True, True, False, True, False]
     before = [{p for p, allowed in enumerate(column) if allowed} for column in rules.transition.T.tolist()]
     assert before == [{0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}, {1, 2}, {0, 1, 2, 3, 4}, {3, 4}]
+
+
+def test_an_entity_is_as_probable_as_its_tags_together():
+    names = ["O", "person"]
+    tagger = ner.SoftmaxTagger(names, to_segments([(["Ada"], ["B-person"])], names))
+    probability = torch.tensor([[[0.1, 0.8, 0.1], [0.25, 0.25, 0.5], [0.9, 0.05, 0.05]], [[0.7, 0.2, 0.1]] * 3])
+    found = tagger.entities(probability.argmax(-1), probability, torch.tensor([3, 1]))
+    assert found.tolist() == [[(0, 2, 1), (2, 3, 0)], [(0, 1, 0)]]
+    assert found.probability is not None
+    expected = torch.tensor([[0.4, 0.9, 0.0], [0.7, 0.0, 0.0]]).double()[:, : found.probability.shape[1]]
+    torch.testing.assert_close(found.probability, expected)
+    both = ner.together(list(found))
+    assert both == found
+    assert both.probability is not None
+    assert torch.equal(both.probability, found.probability)
 
 
 def test_batches_hold_every_sentence_once_and_drop_words_in_training_only(tmp_path):

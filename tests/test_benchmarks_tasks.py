@@ -102,18 +102,18 @@ def test_a_simulated_genome_has_genes_from_start_to_stop_on_both_strands():
     whole = genome.simulate(20, torch.Generator().manual_seed(0))
     assert whole.row[-1][1] == len(whole.bases)
     genes = [s for s in whole.row if s[2]]
-    assert {c for _, _, c in genes} == {3, 4}
+    assert {c for _, _, c in genes} == set(genome.CODING)
     for start, end, label in genes:
-        bases = whole.bases[start:end] if label == 3 else 3 - whole.bases[start:end].flip(0)
+        bases = whole.bases[start:end] if label == 5 else 3 - whole.bases[start:end].flip(0)
         assert bases[:3].tolist() == [0, 3, 2]
         assert bases[-3:].tolist() == [3, 0, 0]
         assert len(bases) % 3 == 0
 
 
 def test_genes_are_runs_of_a_strand_and_scores_are_by_hand():
-    gold = Segments.from_list([[(0, 40, 0), (40, 100, 3), (100, 150, 1), (150, 200, 3), (200, 300, 0), (300, 360, 2)]])
+    gold = Segments.from_list([[(0, 40, 0), (40, 100, 5), (100, 150, 1), (150, 200, 5), (200, 300, 0), (300, 360, 4)]])
     assert genome.genes(gold, 360).tolist() == [[(0, 40, 0), (40, 200, 1), (200, 300, 0), (300, 360, 2)]]
-    predicted = Segments.from_list([[(0, 60, 0), (60, 200, 3), (200, 300, 0), (300, 360, 1)]])
+    predicted = Segments.from_list([[(0, 60, 0), (60, 200, 5), (200, 300, 0), (300, 360, 1)]])
     found = genome.scores(gold, predicted, 360)
     assert found["nucleotide F1"] == pytest.approx(2 * 140 / (220 + 200))
     assert found["coding F1"] == pytest.approx(2 * 90 / (110 + 140))
@@ -126,7 +126,7 @@ def test_genes_are_runs_of_a_strand_and_scores_are_by_hand():
 def test_a_real_genome_is_read_with_both_strands():
     whole = genome.read(GENBANK)
     assert len(whole.bases) == whole.row[-1][1] == 154478
-    assert {c for _, _, c in whole.row} == {0, 1, 2, 3, 4}
+    assert {c for _, _, c in whole.row} == set(range(7))
     assert max(e - s for s, e, c in whole.row if c) == 6885
 
 

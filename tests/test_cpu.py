@@ -132,6 +132,34 @@ def test_parts_are_read_as_they_lie(semiring):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("semiring", [Log, Entropy])
+def test_tables_that_sequences_share(semiring):
+    """Made once for a run of sequences, they give what each sequence's own give, bit for bit; a score that is NaN is
+    seen in each sequence that reads it.
+    """
+    size = (90, 11, 9)
+    parts = {n: t.detach().repeat(3, *[1] * (t.dim() - 1)) for n, t in models(semiring, size, 1.0, 0.05, 8)[0].items()}
+    lengths = torch.tensor([90, 3, 1, 88, 50, 13])
+    shared = {n: t[:1] if n in ("duration", "transition") else t for n, t in parts.items()}
+    own = {n: t.expand(6, *t.shape[1:]).clone() for n, t in shared.items()}
+    found = [
+        run(semiring, [{n: t.requires_grad_() for n, t in m.items()}], lengths, size, "cpu") for m in (shared, own)
+    ]
+    assert torch.equal(found[0][0], found[1][0])
+    for name, a, b in zip(shared, found[0][1], found[1][1], strict=True):
+        assert torch.equal(a, b.sum(0, keepdim=True) if len(a) == 1 else b), name
+    with torch.no_grad():
+        shared["emission"][3, 2, 1] = torch.nan
+        assert run_values(semiring, shared, lengths, size).isnan().tolist() == [False, False, False, True, False, False]
+        shared["duration"][0, 4, 1] = torch.nan
+        assert run_values(semiring, shared, lengths, size).isnan().all()
+
+
+def run_values(semiring: type[Semiring], parts: dict, lengths: torch.Tensor, size: tuple) -> torch.Tensor:
+    spec = Spec(compiled(semiring).key, "cpu", layout([parts]), *size)
+    return ops.scan(spec, lengths, flat([parts])).value[0]
+
+
 def test_threads_change_no_bit():
     size = (400, 50, 8)
     parts = models(Entropy, size, 1.0, 0.0, seed=5)

@@ -208,6 +208,16 @@ def test_without_keep_there_is_the_value_alone_and_it_is_the_same():
     assert all(field.numel() == 0 for field in lean[1:])
 
 
+def test_for_a_path_choices_are_kept_and_nothing_else():
+    size, lengths = (150, 9, 2), torch.tensor([150, 131])
+    models, p = drawn(Max, "edge", size, 0.0), compiled(Max)
+    kept, lean = generic.scan(p, models, lengths, *size, True), generic.choices(p, models, lengths, *size)
+    for name in ("value", "alpha_id", "g_id", "end_id"):
+        assert torch.equal(getattr(kept, name), getattr(lean, name))
+    assert lean.alpha_id.dtype == torch.int32
+    assert lean.alpha.numel() == lean.g.numel() == lean.offset.numel() == 0
+
+
 def test_threads_change_no_bit():
     size, lengths = (400, 50, 8), torch.tensor([400, 371])
     models = drawn(Max, "factored", size, 0.0)

@@ -11,6 +11,7 @@ import torch
 from models import EXACT, Case, case, f64, inf, of_every_family, on_the_grid, rows_of, seeded
 
 from semicrf import Evidence, FactoredPotentials, InputError, SegmentPotentials, SemiCRFDistribution
+from semicrf.engine import kbest
 
 
 def ordered(y: oracle.Segmentation) -> bool:
@@ -114,6 +115,22 @@ def test_what_little_is_lost_beside_large_scores():
     assert scores[0] > 4e4
     assert scores[0] - scores[-1] < 0.05
     assert (scores[0] - scores - f64(sums[:k])).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_heaps_that_need_more_room(monkeypatch, canonical):
+    """The search begins anew with more of it, and finds the same."""
+    emission = torch.randn(2, 40, 4, generator=seeded(2), dtype=torch.float64)
+    d = SemiCRFDistribution(FactoredPotentials(emission, max_duration=6), [40, 25])
+    want = d.topk(50, canonical)
+    rooms: list[int] = []
+    search = kbest.enumerate_walks
+    monkeypatch.setattr(kbest, "ROOM", 1)
+    monkeypatch.setattr(kbest, "enumerate_walks", lambda *a: rooms.append(len(a[3].loss)) or search(*a))
+    segments, scores = d.topk(50, canonical)
+    assert rooms[1] == 4 * rooms[0]
+    assert segments == want[0]
+    assert torch.equal(scores, want[1])
 
 
 def test_kinds_of_models_and_evidence():

@@ -264,6 +264,30 @@ def test_duration_buckets_are_transitions_by_the_duration_of_the_next_segment():
     assert "duration_buckets=(1, 3)" in head.extra_repr()
 
 
+def test_decoding_by_other_means():
+    head, hidden = make(boundary_scores=True), features(3, T, D)
+    p = head(hidden, LENGTHS)
+    for method in ("segment", "position", "boundary"):
+        found, expected = head.decode(hidden, LENGTHS, method), p.mbr(method)
+        assert found == expected
+        torch.testing.assert_close(found.score, expected.score)
+        torch.testing.assert_close(found.probability, p.marginals.segment(expected))
+    several = head.decode(hidden, LENGTHS, k=3)
+    assert several.batch_shape == (3, 3)
+    assert several[0] == head.decode(hidden, LENGTHS)
+    for i, n in enumerate(LENGTHS.tolist()):
+        scores = oracle.scores(model_of(head, hidden[i]), n).sort(descending=True).values[:3]
+        assert several.score is not None
+        assert several.probability is not None
+        torch.testing.assert_close(several.score[: len(scores), i], scores)
+        assert (several.count[len(scores) :, i] == 0).all()
+        torch.testing.assert_close(several.probability[:, i], p.marginals.segment(several)[:, i])
+    cases: Any = (("worst", None, "got 'worst'"), ("segment", 2, "got 'segment' with k = 2"))
+    for method, k, message in cases:
+        with pytest.raises(InputError, match=f"method: {message}"):
+            head.decode(hidden, LENGTHS, method, k=k)
+
+
 def test_names_and_options_that_do_not_fit():
     head = make(label_names=["rest", "speech"])
     best = head.decode(features(3, T, D), LENGTHS)

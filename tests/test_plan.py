@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from semicrf.engine.plan import plan, power
+from semicrf.engine.plan import SHORT, known, plan, power, squares, steps
 
 SIZES = list(itertools.product((1, 2, 31, 100, 1000, 8192), (1, 2, 9, 24, 64, 65, 256), (1, 3, 16), (False, True)))
 
@@ -23,6 +23,29 @@ def test_tiles_fit_together(K, C, width, interpreted):
     assert p.ring >= K + p.rows + p.group
     assert p.ring // p.rows >= -(-K // p.rows) + 2
     assert p.ring <= 2 * (K + 2 * p.rows + p.group)  # memory without gradients is O(B K C d)
+
+
+@pytest.mark.parametrize(("K", "C", "width", "flag"), SIZES)
+def test_steps_fit_into_registers(K, C, width, flag):
+    """All that is read at once is at most a few entries a thread; every size is a power of two, as a tile has to be."""
+    for interpreted in (False, True):
+        p = steps(K, C, width, flag, interpreted)
+        for size in (p.labels, p.window, p.previous, p.durations, p.ring, p.warps):
+            assert size == power(size)
+        assert p.labels >= C
+        assert p.previous * p.durations * p.labels <= 2048
+        assert p.window * p.labels <= 2048
+        assert p.ring >= K + 2  # the sources of a window, the position itself, and the next
+
+
+@pytest.mark.parametrize("C", [1, 2, 9, 24, 64])
+def test_counts_hold_what_they_read(C):
+    rows = known(100, C)
+    assert rows.rows * rows.labels <= 2048
+    assert rows.rows == power(rows.rows)
+    assert 1 <= squares(C) <= SHORT  # a group of positions lies in one span
+    assert SHORT % squares(C) == 0
+    assert squares(C) * rows.labels**2 <= 4096
 
 
 def test_a_plan_depends_on_shapes_alone():

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import SEMIRINGS, TOLERANCE, assert_gradient, draw, far, forbid_like
+from tables import FAMILIES, LONG, SEMIRINGS, TOLERANCE, assert_gradient, draw, far, forbid_like
 
 from semicrf.algebra import Log, Max
 from semicrf.compile import compiled, dual
 from semicrf.engine import reference, walk
 from semicrf.engine.dispatch import BACKENDS, INTERPRETED, serving
+from semicrf.engine.plan import TILED
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 HERE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -68,6 +69,43 @@ def test_values_and_gradients_are_the_references(name, size):
 
 
 @runs
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_durations_of_any_range(scale):
+    """Sums of products where a label's durations are within 60 nats of each other, exponentials of sums elsewhere."""
+    size = (24, 17, 2, (24,)) if INTERPRETED else (300, 140, 5, (300, 211))
+    parts, lengths = models("Log", size, torch.float64)
+    parts = [{n: t if n == "required" else t.masked_fill(t.isinf(), 1.0) * scale for n, t in parts[0].items()}]
+    assert ((parts[0]["duration"].amax(1) - parts[0]["duration"].amin(1)).max() > 60) == (scale > 1)
+    _check(compiled(Log), parts, lengths, size, torch.float64, LONG[1.0] if scale == 1 else LONG[100.0])
+
+
+@runs
+def test_the_reverse_sweep_of_log_sums(monkeypatch):
+    """Many sequences take it, instead of both directions at once."""
+    monkeypatch.setattr(BACKENDS["triton"], "BOTH", 0)
+    _check(compiled(Log), *models("Log", SIZES[1], torch.float64), SIZES[1], torch.float64)
+
+
+@runs
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "factored"])
+@pytest.mark.parametrize("name", ["Max", "KL"] if INTERPRETED else SEMIRINGS)
+def test_arcs_that_do_not_factor(name, family):
+    """Whole segments, edges and transitions by duration."""
+    size = (4, 3, 2, (4, 3)) if INTERPRETED else SIZES[1]
+    for dtype in (torch.float64,) if INTERPRETED else (torch.float64, torch.float32):
+        _check(compiled(SEMIRINGS[name].semiring), *models(name, size, dtype, family), size, dtype)
+
+
+@runs
+@pytest.mark.parametrize("labels", [3] if INTERPRETED else [65, 100, 256])
+@pytest.mark.parametrize("name", ["Entropy"] if INTERPRETED else ["Log", "Max", "KMax(3)", "Entropy", "KL"])
+def test_more_labels_than_a_tile_holds(name, labels, monkeypatch):
+    monkeypatch.setattr(BACKENDS["triton"], "TILED", min(labels - 1, TILED))
+    size = (4, 3, labels, (4, 3)) if INTERPRETED else (*SIZES[1][:2], labels, SIZES[1][3])
+    _check(compiled(SEMIRINGS[name].semiring), *models(name, size, torch.float64), size, torch.float64)
+
+
+@runs
 @pytest.mark.parametrize("name", ["CrossEntropy", "KL"])
 def test_infinite_divergences(name):
     """q forbids some of what p allows, in one sequence; p forbids everything in another."""
@@ -89,8 +127,11 @@ def test_duals(base):
     _check(program, parts, lengths, size, torch.float64)
 
 
-def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype: torch.dtype) -> None:
-    T, K, C, _ = size
+def _check(
+    program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype: torch.dtype, bound: float | None = None
+) -> None:
+    """`bound` takes the place of the table's tolerance on long inputs."""
+    (T, K, C, _), tolerance = size, bound or TOLERANCE[dtype]
     wanted = [set(m) - {"required"} for m in parts]
     cotangent = torch.randn(
         program.width, len(lengths), dtype=torch.float64, generator=torch.Generator().manual_seed(2)
@@ -108,7 +149,7 @@ def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype
             again = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)
             assert all(torch.equal(x[n], y[n]) for x, y in zip(found, again, strict=True) for n in x)
     assert torch.equal(light.value, got.value)
-    assert not far(got.value, state.value, TOLERANCE[dtype]).any()
+    assert not far(got.value, state.value, tolerance).any()
     assert got.alpha.dtype == dtype
     if program.ids and dtype == torch.float64:
         reached = (torch.arange(T + 1) <= lengths[:, None])[..., None] & (state.alpha[: program.ids] > -float("inf"))
@@ -117,7 +158,7 @@ def _check(program, parts: list[dict], lengths: torch.Tensor, size: tuple, dtype
         assert torch.equal(got.end_id.cpu().long(), state.end_id)
     for m, want in enumerate(wanted):
         for part in want:
-            assert_gradient(part, found[m][part], list(grads[m][part]), TOLERANCE[dtype])
+            assert_gradient(part, found[m][part], list(grads[m][part]), tolerance)
 
 
 @runs
@@ -137,6 +178,6 @@ def test_the_walk_is_the_reference_walk():
 def test_what_it_serves():
     kernels = BACKENDS["triton"]
     assert serving("triton", compiled(Log), {"emission", "duration"}, HERE) is kernels
-    assert not kernels.serves(compiled(Log), {"segment"}, HERE)
+    assert kernels.serves(compiled(Log), {"segment", "transition"}, HERE)
     assert not kernels.serves(compiled(Log), {"emission"}, torch.device("meta"))
     assert not kernels.serves(compiled(dual(SEMIRINGS["KL"].semiring)), {"emission"}, HERE)  # takes two sweeps

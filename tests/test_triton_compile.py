@@ -15,7 +15,7 @@ import pytest
 from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, Log, Max
 from semicrf.compile import compiled
 from semicrf.engine.dispatch import INTERPRETED
-from semicrf.engine.plan import plan
+from semicrf.engine.plan import known, plan, power, squares, steps
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -25,10 +25,11 @@ FACTORED = ("emission", "transition", "duration")
 SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
-    **dict.fromkeys(("value", "offsets", "frames", "cotangent"), "*fp64"),
-    **dict.fromkeys(("alpha_id", "g_id", "end_id", "limit"), "*i32"),
-    **dict.fromkeys(("alpha", "g", "u", "bar", "z", "begin", "table"), "*fp32"),
-    **dict.fromkeys(("T", "K", "C", "ring", "span", "drows", "dbatch"), "i32"),
+    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets"), "*fp64"),
+    **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
+    "limit": "*i16",
+    **dict.fromkeys(("alpha", "g", "ahead", "u", "rows", "table", "now", "bar", "into"), "*fp32"),
+    **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
     "lengths": "*i64",
 }
 
@@ -59,36 +60,104 @@ def built(kernel: Any, constants: dict[str, Any], capability: int, warps: int) -
     return registers, stack, made.metadata.shared
 
 
-def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
+def constants(semiring: Any, C: int, parts: tuple[str, ...] = FACTORED, backwards: bool = False) -> dict[str, Any]:
+    """What all kernels of a semiring have in common."""
     import triton.language as tl
-    from semicrf.kernels import scan, scan_vjp
 
     from semicrf.engine.launch import _layout, namespace
 
     program = compiled(semiring)
-    p = program.potentials
-    layout = _layout((FACTORED,) * p, (1, 0, 0) * p)
+    p, rows = program.potentials, (1, *[0] * (len(parts) - 1))
+    layout = _layout((parts,) * p, rows * p, backwards)
+    return {"S": namespace(program, True), "P": layout, "F": tl.float32, "CP": power(max(C, 2))}
+
+
+def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
+    """The two sweeps."""
+    from semicrf.kernels import scan, scan_vjp
+
+    from semicrf.engine.launch import namespace
+
+    program, given = compiled(semiring), constants(semiring, C)
     cut, back = plan(K, C, program.width), plan(K, C, program.width, reverse=True)
-    both = {"P": layout, "F": tl.float32, "CP": cut.labels}
-    forward = both | {"S": namespace(program, False), "TB": cut.rows, "SB": cut.group, "KEEP": False}
-    reverse = both | {"S": namespace(program, True), "TB": back.rows, "SB": back.group, "G": layout}
+    forward = given | {
+        "S": namespace(program, False),
+        "TB": cut.rows,
+        "SB": cut.group,
+        "KEEP": False,
+        "SUMS": semiring is Log and cut.sums(K),
+    }
+    reverse = given | {"TB": back.rows, "SB": back.group, "G": given["P"]}
     return {
         "scan": built(scan.scan, forward, capability, cut.warps),
         "scan_vjp": built(scan_vjp.scan_vjp, reverse, capability, back.warps),
     }
 
 
+def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
+    """Both directions of Log at once, and what counts from them."""
+    from semicrf.kernels import counts, scan
+
+    given = constants(Log, C)
+    cut, rows = plan(K, C, 1), known(K, C)
+    reversed_ = constants(Log, C, backwards=True)["P"]
+    reads = given | {"G": given["P"]}
+    tile = {"TB": rows.rows, "SB": rows.group}
+    return {
+        "scan_both": built(
+            scan.scan_both,
+            given | {"Q": reversed_, "TB": cut.rows, "SB": cut.group, "SUMS": cut.sums(K)},
+            capability,
+            cut.warps,
+        ),
+        "meet": built(counts.meet, reads | tile, capability, rows.warps),
+        "transition_counts": built(counts.transition_counts, reads | {"SB": squares(C)}, capability, 4),
+        "duration_counts": built(counts.duration_counts, reads | {"TB": rows.rows, "KB": 4, "SB": 4}, capability, 4),
+    }
+
+
+def stepping(semiring: Any, parts: tuple[str, ...], C: int, capability: int) -> dict[str, tuple[int, int, int]]:
+    """The sweeps over arcs of any kind."""
+    from semicrf.kernels import arcs, arcs_vjp
+
+    given = constants(semiring, C, parts)
+    cut = steps(100, C, compiled(semiring).width, "edge" in parts)
+    given |= {"KB": cut.window, "PB": cut.previous, "QB": cut.durations}
+    return {
+        "arcs": built(arcs.arcs, given | {"KEEP": True}, capability, cut.warps),
+        "arcs_vjp": built(arcs_vjp.arcs_vjp, given | {"G": given["P"]}, capability, cut.warps),
+    }
+
+
+def held(made: dict[str, tuple[int, int, int]], what: str) -> None:
+    for name, (registers, _, shared) in made.items():
+        print(f"{what} {name}: {registers} registers, {shared} bytes shared")
+        assert 0 < registers <= 255
+        assert shared <= 99 * 1024
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("semiring", [Log, Max, KMax(4), Entropy, CrossEntropy, KL], ids=lambda s: s.__name__)
 def test_kernels_compile(semiring, capability):
-    for name, (registers, _, shared) in kernels(semiring, 100, 24, capability).items():
-        print(f"{semiring.__name__} {name} sm_{capability}: {registers} registers, {shared} bytes shared")
-        assert 0 < registers <= 255
-        assert shared <= 99 * 1024
+    held(kernels(semiring, 100, 24, capability), f"{semiring.__name__} sm_{capability}")
+
+
+@pytest.mark.parametrize(("parts", "C"), [(("segment", "transition"), 24), (("edge", "end"), 24), (FACTORED, 256)])
+@pytest.mark.parametrize("semiring", [Log, KL], ids=lambda s: s.__name__)
+def test_sweeps_over_arcs_compile(semiring, parts, C):
+    held(stepping(semiring, parts, C, 90), f"{semiring.__name__} {parts[0]} {C}")
+
+
+def spilled(made: dict[str, tuple[int, int, int]]) -> list[str]:
+    return [f"{name}: {reg} registers, {stack} bytes of stack" for name, (reg, stack, _) in made.items() if stack]
 
 
 @pytest.mark.parametrize(("K", "C"), SHAPES)
 @pytest.mark.parametrize("semiring", [Log, Max, Entropy], ids=lambda s: s.__name__)
 def test_nothing_spills_in_the_shapes_of_the_benchmarks(semiring, K, C):
-    for name, (registers, stack, _) in kernels(semiring, K, C, 90).items():
-        assert stack == 0, f"{name} spills: {registers} registers, {stack} bytes of stack"
+    assert not spilled(kernels(semiring, K, C, 90))
+
+
+@pytest.mark.parametrize(("K", "C"), SHAPES)
+def test_nothing_spills_in_both_directions(K, C):
+    assert not spilled(meeting(K, C, 90))

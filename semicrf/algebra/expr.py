@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Container, Iterator, Sequence
-from typing import Union
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, Union
 
 inf = math.inf
 Scalar = Union["Expr", float, int]
@@ -20,12 +21,14 @@ Scalar = Union["Expr", float, int]
 LEAVES = frozenset({"const", "x", "y", "g", "a", "b", "w", "id"})
 REDUCTIONS = frozenset({"lse", "total", "best"})
 
+_traced: ContextVar[bool] = ContextVar("traced", default=False)  # whether a semiring's function runs
+
 
 class Expr:
     """One node: an operation, its arguments, and constants that select a variant (`attr`).
 
-    Nodes are interned: two nodes built alike are one object, so ``is`` compares them, and sharing is free. A comparison
-    of values is an error: it would be decided once, while tracing, for all numbers.
+    Nodes are interned: two nodes built alike are one object, so equality is identity and sharing is free. In the
+    functions of a semiring a comparison is an error: it would be decided once, while they are traced, for all numbers.
     """
 
     __slots__ = ("__weakref__", "args", "attr", "op", "order", "varies")
@@ -98,6 +101,11 @@ class Expr:
 
     __hash__ = object.__hash__  # by identity, which __eq__ would take away
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Expr) and not _traced.get():
+            return self is other
+        return self._compare(other)
+
     def _compare(self, other: object) -> bool:
         raise TypeError(
             f"{self!r} cannot be compared with {other!r}: it stands for every number at once. Likely fix: maximum or "
@@ -105,7 +113,7 @@ class Expr:
             "for what counts only where p is not 0."
         )
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
+    __lt__ = __le__ = __gt__ = __ge__ = _compare
 
     def __repr__(self) -> str:
         if self.op == "const":
@@ -125,6 +133,15 @@ def _order(op: str, args: tuple[Expr, ...], attr: tuple) -> int:
 def wrap(value: Scalar) -> Expr:
     """A number as a constant node; a node as it is."""
     return value if isinstance(value, Expr) else Expr("const", (), (float(value),))
+
+
+def traced(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a semiring's function, called with symbols, which it must not compare."""
+    token = _traced.set(True)
+    try:
+        return function(*args)
+    finally:
+        _traced.reset(token)
 
 
 def leaf(kind: str, index: int) -> Expr:

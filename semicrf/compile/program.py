@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
-from semicrf.algebra.expr import Expr, leaf, postorder, wrap
+from semicrf.algebra.expr import Expr, leaf, postorder, traced, wrap
 from semicrf.algebra.semiring import Element, Semiring, flatten, lookup
 from semicrf.compile.derive import Reverse, choices, cotangents, reverse, tangents
 from semicrf.compile.simplify import simplify, sorted_top
@@ -38,7 +38,7 @@ class Program:
 
     def _trace(self, what: str, function: Callable[..., Any], *args: Any, width: int | None = None) -> Outputs:
         try:
-            result = flatten(function(*args))
+            result = flatten(traced(function, *args))
         except SemiringError:
             raise
         except Exception as error:

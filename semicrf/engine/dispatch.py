@@ -65,6 +65,17 @@ def stored(module: ModuleType, models: Sequence[Mapping[str, Tensor]]) -> tuple[
     return module.stored(models) if hasattr(module, "stored") else (torch.float64, torch.int64)
 
 
+def choices(
+    module: ModuleType, semiring: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int
+) -> State:
+    """A scan for a walk along the best path: of its state, values and choices are read, and a module may leave out the
+    rest.
+    """
+    if hasattr(module, "choices"):
+        return module.choices(semiring, models, lengths, T, K, C)
+    return module.scan(semiring, models, lengths, T, K, C, True)
+
+
 def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
     """The walk along the stored choices of the best path, on the device where they lie."""
     if "triton" in BACKENDS and lengths.device.type == "cuda":

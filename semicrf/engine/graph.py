@@ -19,7 +19,10 @@ INF = float("inf")
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
 part = njit(forceinline=True, error_model="numpy")
-"""No fast-math: a value has to come out the same wherever it is computed."""
+called = njit(error_model="numpy")
+"""For what is long and called once for many steps: inlined, it would take long to compile. None of these has fast-math:
+a value has to come out the same wherever it is computed.
+"""
 
 
 class Graph(NamedTuple):
@@ -31,8 +34,8 @@ class Graph(NamedTuple):
     g: Any  # (C, T, columns): what leads into a segment, with what its start scores
     duration: Any  # (C, K)
     segment: Any  # (T, K, C), or 0 of them
-    ends: Any  # (T + 1, C): what the end of a segment scores, where alpha is not given
-    lo: Any  # (T + 1, C): where a segment that ends at t may start at the earliest
+    ends: Any  # (T + 1, C): what the end of a segment scores, where alpha is not given; else 0 of them
+    lo: Any  # (T + 1, C): where a segment that ends at t may start at the earliest; or 0 of them
     lead: Any  # (1 or T, columns of lead, C, C)
     final: Any  # (C,)
     alpha_id: Any  # (T + 1, C), where run is 1
@@ -52,10 +55,12 @@ def sizes(graph):
 def span(graph, t, c, k):
     """What a segment of label c and duration k that ends at t scores, with all before it, relative to (t, c)."""
     s = t - k
-    if s < graph.lo[t, c]:
+    if graph.lo.shape[0] > 0 and s < graph.lo[t, c]:
         return -INF
-    value = graph.g[c, s, min(k - 1, graph.g.shape[2] - 1)] + graph.duration[c, k - 1] + graph.ends[t, c]
-    return value + graph.segment[s, k - 1, c] if graph.segment.shape[0] > 0 else value
+    value = graph.g[c, s, min(k - 1, graph.g.shape[2] - 1)] + graph.duration[c, k - 1]
+    if graph.segment.shape[0] > 0:
+        value += graph.segment[s, k - 1, c]
+    return value + graph.ends[t, c] if graph.ends.shape[0] > 0 else value
 
 
 @part
@@ -128,27 +133,26 @@ def best(graph, node):
 
 @part
 def other(graph, node, taken, last, top):
-    """The sidetrack that follows arc `last` of value `top`, in order of values, then of arcs; and its value."""
+    """The sidetrack that follows arc `last` of value `top`, in order of values, then of arcs; its value; and the value
+    of the arc that is taken.
+    """
     columns, C, first, end = sizes(graph)
-    found, most = -1, -INF
-    if graph.run == 1 and node < first:
-        t, c = node // C, node % C
-        for arc in range(choices(graph, node)):
+    found, most, own = -1, -INF, -INF
+    inside, between = graph.run == 1 and node < first, node >= first and node < end
+    t, c = node // C, node % C
+    s, column = (node - first) // (C * columns), (node - first) // C % columns
+    for arc in range(choices(graph, node)):
+        if inside:
             v = span(graph, t, c, arc + 1)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    elif node >= first and node < end:
-        s, column, c = (node - first) // (C * columns), (node - first) // C % columns, (node - first) % C
-        for arc in range(C):
-            v = before(graph, s, column, c, arc)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    else:
-        for arc in range(choices(graph, node)):
+        elif between:
+            v = before(graph, s, column, (node - first) % C, arc)
+        else:
             v = value(graph, node, arc)
-            if v > most and arc != taken and (v < top or (v == top and arc > last)):
-                found, most = arc, v
-    return found, most
+        if arc == taken:
+            own = v
+        elif v > most and (v < top or (v == top and arc > last)):
+            found, most = arc, v
+    return found, most, own
 
 
 @kernel

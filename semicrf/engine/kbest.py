@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +13,14 @@ from torch import Tensor
 
 from semicrf.engine import ops
 from semicrf.engine.arcs import Arcs
+from semicrf.engine.cpu.build import Announced
 from semicrf.engine.cpu.pool import run
 from semicrf.engine.graph import Graph, forward
 from semicrf.engine.layout import Spec
-from semicrf.engine.sidetracks import enumerate_walks, segments, trace
+from semicrf.engine.sidetracks import FULL, Heap, Walks, enumerate_walks, segments, trace
 
 inf = float("inf")
+ROOM = 16  # sidetracks in heaps, per position, to begin with
 
 
 def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canonical: bool) -> tuple[Tensor, ...]:
@@ -31,26 +35,52 @@ def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canon
         graphs, values = _by_duration(spec, lengths, tensors)
     else:
         graphs, values = _of_viterbi(spec, lengths, tensors)
-    found: list[tuple[np.ndarray, ...]] = [()] * len(graphs)
+    size, count = len(graphs), np.zeros((k, len(graphs)), np.int64)
+    score, arrivals = np.full((k, size), -inf), [np.empty((0, 0), np.int64)] * size
 
-    def one(b: int) -> None:
-        walks = enumerate_walks(graphs[b], k)
-        n = len(walks.base)
-        start, end, label = (np.full((n, graphs[b].length), -1) for _ in range(3))
-        count = np.zeros(n, np.int64)
-        segments(graphs[b], trace(graphs[b], walks), start, end, label, count)
-        found[b] = start, end, label, count, values[b] - walks.loss
+    def search(b: int) -> None:
+        walks, arrivals[b] = _search(graphs[b], k, count[:, b])
+        score[: len(walks.loss), b] = values[b] - walks.loss
 
-    run([lambda b=b: one(b) for b in range(len(graphs))], int(lengths.sum()) * (spec.K + spec.C) * spec.C)
-    N = max((int(rows[3].max(initial=1)) for rows in found), default=1)
-    padded = [np.full((k, len(graphs), N), -1) for _ in range(3)]
-    count, score = np.zeros((k, len(graphs)), np.int64), np.full((k, len(graphs)), -inf)
-    for b, rows in enumerate(found):
-        n, width = len(rows[3]), min(N, rows[0].shape[1])
-        for whole, row in zip(padded, rows, strict=False):
-            whole[:n, b, :width] = row[:, :width]
-        count[:n, b], score[:n, b] = rows[3:]
-    return tuple(map(torch.from_numpy, (*padded, count, score)))
+    work = int(lengths.sum()) * (spec.K + spec.C) * spec.C
+    compiled = bool(segments.signatures) or not size
+    with nullcontext() if compiled else Announced("compiling the search for the k best (once; numba keeps it)"):
+        run([lambda b=b: search(b) for b in range(size)], work)
+    N = int(count.max(initial=1))
+    (out,) = together(((3, k, size, N), np.int64))
+    start, end, label = out
+    run([lambda b=b: segments(graphs[b], arrivals[b], b, start, end, label) for b in range(size)], work)
+    return tuple(map(torch.from_numpy, (start, end, label, count, score)))
+
+
+def _search(graph: Graph, k: int, count: np.ndarray) -> tuple[Walks, np.ndarray]:
+    """The k walks that lose least, or as many as there are; where each comes to its segments; how many these are."""
+    nodes, room = graph.alpha.size + graph.g.size + 1, ROOM * (graph.length + 64)
+    number = np.int32 if nodes < 2**31 else np.int64
+    while True:
+        loss, side, heads, arrivals, lost, link = together(
+            ((k,), np.float64), ((k, 3), np.int64), ((nodes,), np.int32), ((k, graph.length + 1), number),
+            ((room,), np.float64), ((room, 5), np.int64),
+        )  # fmt: skip
+        found = enumerate_walks(graph, Walks(loss, side), heads, Heap(lost, link))
+        if found != FULL:
+            break
+        room *= 4
+    walks = Walks(loss[:found], side[:found])
+    trace(graph, walks, arrivals[:found], count)
+    return walks, arrivals[:found]
+
+
+def together(*arrays: tuple[tuple[int, ...], type]) -> list[np.ndarray]:
+    """Arrays of these shapes and types in one piece of memory. New memory comes page by page, which takes longer than
+    filling it; for a large piece NumPy asks for large pages.
+    """
+    sizes = [-(-math.prod(shape) * np.dtype(kind).itemsize // 64) * 64 for shape, kind in arrays]
+    block, at, found = np.empty(max(sum(sizes), 1 << 22), np.uint8), 0, []
+    for (shape, kind), size in zip(arrays, sizes, strict=True):
+        found.append(block[at : at + math.prod(shape) * np.dtype(kind).itemsize].view(kind).reshape(shape))
+        at += size
+    return found
 
 
 def _of_viterbi(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[list[Graph], np.ndarray]:
@@ -61,7 +91,7 @@ def _of_viterbi(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple
         state = ops.scan(replace(spec, backend=backend), lengths, tensors, keep=True)
     arcs = Arcs(spec.models(tensors)[0], lengths, spec.T, spec.K, spec.C)
     g = state.g[0] + (state.offset[0, :, :-1, None] + _at_start(arcs))[:, :, None]
-    ends = torch.zeros(1, spec.T + 1, spec.C, dtype=torch.float64)
+    ends = torch.zeros(1, 0, spec.C, dtype=torch.float64)
     choices = [i[0].long() for i in (state.alpha_id, state.g_id, state.end_id)]
     return _graphs(arcs, 1, state.alpha[0][..., None], g, ends, *choices), state.value[0].numpy()
 
@@ -99,7 +129,7 @@ def _graphs(
             lead = lead + parts[name].reshape(-1, *shape, C, C)
     duration = parts.get("duration", torch.zeros(1, K, C, dtype=torch.float64)).mT
     segment = parts.get("segment", torch.zeros(1, 0, K, C, dtype=torch.float64))
-    lo = torch.zeros(1, T + 1, C, dtype=torch.int64) if arcs.lo is None else arcs.lo.expand(-1, -1, C)
+    lo = torch.zeros(1, 0, C, dtype=torch.int64) if arcs.lo is None else arcs.lo.expand(-1, -1, C)
     rows = {
         "alpha": alpha, "g": g.permute(0, 3, 1, 2), "duration": duration, "segment": segment, "ends": ends, "lo": lo,
         "lead": lead, "final": arcs.final(), "alpha_id": alpha_id, "g_id": g_id,

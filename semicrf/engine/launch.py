@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -46,6 +47,39 @@ class Constant:
         return isinstance(other, Constant) and other.name == self.name
 
 
+class Kernel:
+    """A kernel that keeps what it was compiled to. Triton finds that anew at every launch, from each argument's kind,
+    which takes longer than a short sequence does.
+    """
+
+    def __init__(self, function: Any):
+        self.function = function
+        self.made: dict[tuple, Any] = {}
+
+    def __call__(
+        self, grid: tuple[int, int, int], tensors: Sequence[Any], numbers: tuple[int, ...], constants: tuple, warps: int
+    ) -> None:
+        """Launch on the current stream of the tensors' device; `tensors`: the parts, then tensors or tuples of them."""
+        device = tensors[-1].device
+        if INTERPRETED or device.index == torch.cuda.current_device():
+            self._launch(grid, tensors, (*tensors, *numbers, *constants), constants, warps)
+        else:
+            with torch.cuda.device(device):
+                self._launch(grid, tensors, (*tensors, *numbers, *constants), constants, warps)
+
+    def _launch(self, grid: tuple, tensors: Sequence[Any], args: tuple, constants: tuple, warps: int) -> None:
+        flat = [t for x in tensors for t in (x if isinstance(x, tuple) else (x,))]
+        if INTERPRETED or any(t.data_ptr() % 16 for t in flat):
+            self.function[grid](*args, num_warps=warps)
+            return
+        key = (tensors[-1].device.index, warps, *constants, *[t.dtype for t in flat[: len(tensors[0])]])
+        made = self.made.get(key)
+        if made is None:
+            self.made[key] = self.function[grid](*args, num_warps=warps)
+        else:
+            made[grid](*args)
+
+
 def _numbers(values: Sequence[float]) -> Any:
     """A tuple of numbers as a kernel passes it on to functions; bare ones are not taken by every Triton."""
     return tl.tuple([tl.constexpr(v) for v in values])
@@ -80,42 +114,54 @@ def namespace(program: Program, places: bool) -> Constant:
 
 @dataclass(frozen=True)
 class Parts:
-    """The tensors of all models, contiguous, and the constant that says which is which."""
+    """The tensors of all models, contiguous, and the constants that say which is which, to a sequence and reversed."""
 
     tensors: tuple[Tensor, ...]
     layout: Constant
+    reversed: Constant
 
 
 def parts_of(models: Sequence[Mapping[str, Tensor]]) -> Parts:
     """The parts of all models; what is not contiguous is copied."""
-    tensors = tuple(t.detach().contiguous() for model in models for t in model.values())
-    rows = tuple(int(t.shape[0] > 1) for t in tensors)
-    return Parts(tensors, _layout(tuple(tuple(model) for model in models), rows))
+    tensors = tuple([t if t.is_contiguous() else t.contiguous() for model in models for t in model.values()])
+    rows = tuple([int(t.shape[0] > 1) for t in tensors])
+    names = tuple([tuple(model) for model in models])
+    return Parts(tensors, _layout(names, rows), _layout(names, rows, True))
+
+
+EXCHANGED = {"start": "end", "end": "start", "segment_start": "segment_end", "segment_end": "segment_start"}
+"""What a part is to the reversed sequence."""
 
 
 @cache
-def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...]) -> Constant:
+def _layout(models: tuple[tuple[str, ...], ...], rows: tuple[int, ...], backwards: bool = False) -> Constant:
     names = [(m, name) for m, model in enumerate(models) for name in model]
     index = {place: i for i, place in enumerate(names)}
-    members: dict[str, Any] = {part: _numbers([index.get((m, part), -1) for m in range(len(models))]) for part in PARTS}
+    read = {part: EXCHANGED.get(part, part) if backwards else part for part in PARTS}
+    members: dict[str, Any] = {p: _numbers([index.get((m, read[p]), -1) for m in range(len(models))]) for p in PARTS}
+    members |= {"rows": _numbers(rows), "backwards": tl.constexpr(backwards)}
     digest = ";".join(" ".join(model) for model in models)
-    return Constant(f"parts({digest};{''.join(map(str, rows))})", members | {"rows": _numbers(rows)})
+    return Constant(f"parts({digest};{''.join(map(str, rows))}{';backwards' * backwards})", members)
 
 
 def gradients_of(
-    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: int, new: Callable[..., Tensor]
-) -> tuple[list[dict[str, Tensor]], Parts]:
-    """Room for the gradients of the wanted parts, one row per sequence (of durations, per span of it too)."""
+    wanted: Sequence[set[str]], B: int, T: int, K: int, C: int, spans: Mapping[str, int], new: Callable[..., Tensor],
+    zeros: str,
+) -> tuple[list[dict[str, Tensor]], Parts]:  # fmt: skip
+    """Room for the gradients of the wanted parts, one row per sequence, of some per span of it too; filled with zeros
+    where they have an axis in `zeros`.
+    """
     sizes = {"B": B, "T": T, "K": K, "C": C}
     sums: list[dict[str, Tensor]] = []
     for want in wanted:
         rows = {}
         for name in sorted(want):
             shape = [sizes[axis] for axis in PARTS[name]]
-            if name == "duration":
-                shape.insert(1, spans)
+            if name in spans:
+                shape.insert(1, spans[name])
             made = new(*shape)
-            rows[name] = made.zero_() if "T" in PARTS[name] else made  # what lies past a length is never written
+            rows[name] = made.zero_() if set(zeros) & set(PARTS[name]) else made
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
-    return sums, Parts(tensors, _layout(tuple(tuple(rows) for rows in sums), ()))
+    names = tuple(tuple(rows) for rows in sums)
+    return sums, Parts(tensors, _layout(names, ()), _layout(names, (), True))

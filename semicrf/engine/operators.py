@@ -14,12 +14,40 @@ from torch import Tensor
 
 from semicrf.compile import program
 from semicrf.engine import walk
-from semicrf.engine.dispatch import best, serving, stored
+from semicrf.engine.dispatch import best, choices, serving, stored
 from semicrf.engine.layout import BY_DURATION, MASKS, Spec
 from semicrf.engine.reference import State
 
-Stored = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Stored = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 N = len(State._fields)
+
+
+def run_scan(spec: Spec, keep: bool, lengths: Tensor, tensors: Sequence[Tensor]) -> State:
+    """`torch.ops.semicrf.scan` without the search for a kernel; what is empty may be shared."""
+    run = program(spec.semiring)
+    module = serving(spec.backend, run, set(spec.names), lengths.device)
+    return module.scan(run, spec.models(tensors), lengths, spec.T, spec.K, spec.C, keep)
+
+
+def run_scan_vjp(
+    spec: Spec, wanted: Sequence[bool], lengths: Tensor, cotangent: Tensor, state: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """`torch.ops.semicrf.scan_vjp` without the search for a kernel."""
+    flags = iter(wanted)
+    models = spec.models(tensors)
+    parts = [{n for n in m if next(flags)} for m in models]
+    run = program(spec.semiring)
+    module = serving(spec.backend, run, set(spec.names), lengths.device)
+    grads = module.scan_vjp(run, models, lengths, spec.T, spec.K, spec.C, State(*state), cotangent, parts)
+    return [g[n] if n in g else t.new_empty(0) for m, g in zip(models, grads, strict=True) for n, t in m.items()]
+
+
+def owned(state: State) -> Stored:
+    """The state as an operator returns it: tensors that share no memory."""
+    value = state.value
+    tensors = (t if t.numel() else value.new_empty(t.shape, dtype=t.dtype) for t in state)
+    return tuple(tensors)  # pyright: ignore[reportReturnType]  # as many as a State has
 
 
 @torch.library.custom_op("semicrf::scan", mutates_args=())
@@ -34,10 +62,7 @@ def _scan(
     lengths: Tensor,
     tensors: Sequence[Tensor],
 ) -> Stored:
-    spec = Spec(semiring, backend, layout, T, K, C)
-    run = program(semiring)
-    module = serving(backend, run, set(spec.names), lengths.device)
-    return tuple(module.scan(run, spec.models(tensors), lengths, T, K, C, keep))
+    return owned(run_scan(Spec(semiring, backend, layout, T, K, C), keep, lengths, tensors))
 
 
 @_scan.register_fake
@@ -56,11 +81,13 @@ def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
 
     value = real(p.width, B)
     if not keep:
-        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B)
+        return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B), real(0, 0), real(0, 0)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
     elements = real(p.width, *shape, dtype=element), real(p.width, *gshape, dtype=element)
     offset = real(p.potentials, B, T + 1)
-    return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B)
+    both = hasattr(module, "both") and module.both(p, spec.models(tensors), B, C)
+    ahead = (real(2, *shape, dtype=element), real(1, B, T + 1)) if both else (real(0, 0), real(0, 0))
+    return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B), *ahead
 
 
 @torch.library.custom_op("semicrf::scan_vjp", mutates_args=())
@@ -68,13 +95,7 @@ def _scan_vjp(
     semiring: str, backend: str, layout: str, T: int, K: int, C: int, wanted: Sequence[bool], lengths: Tensor,
     cotangent: Tensor, state: Sequence[Tensor], tensors: Sequence[Tensor],
 ) -> list[Tensor]:  # fmt: skip
-    spec, flags = Spec(semiring, backend, layout, T, K, C), iter(wanted)
-    models = spec.models(tensors)
-    parts = [{n for n in m if next(flags)} for m in models]
-    run = program(semiring)
-    module = serving(backend, run, set(spec.names), lengths.device)
-    grads = module.scan_vjp(run, models, lengths, T, K, C, State(*state), cotangent, parts)
-    return [g[n] if n in g else t.new_empty(0) for m, g in zip(models, grads, strict=True) for n, t in m.items()]
+    return run_scan_vjp(Spec(semiring, backend, layout, T, K, C), wanted, lengths, cotangent, state, tensors)
 
 
 @_scan_vjp.register_fake
@@ -112,6 +133,13 @@ def _sample_fake(semiring, backend, layout, T, K, C, seed, samples, lengths, seq
     return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
 
 
+def run_choices(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> State:
+    """A scan for a walk along the best path, not as an operator."""
+    run = program(spec.semiring)
+    module = serving(spec.backend, run, set(spec.names), lengths.device)
+    return choices(module, run, spec.models(tensors), lengths, spec.T, spec.K, spec.C)
+
+
 # ------------------------------------------------------------------ the twin for torch.compile
 _twin = torch.library.custom_op("semicrf::scan_autograd", _scan._init_fn, mutates_args=())
 _twin.register_fake(_scan_fake)
@@ -133,8 +161,3 @@ def _twin_backward(ctx, grad, *_):
 
 
 _twin.register_autograd(_twin_backward, setup_context=_twin_setup)
-
-
-run_scan = _scan._init_fn
-"""`torch.ops.semicrf.scan` without the search for a kernel."""
-run_scan_vjp = _scan_vjp._init_fn

@@ -14,6 +14,7 @@ most (for Log any, for CrossEntropy and KL the second); the semirings that choos
 # (torch types autograd.Function's static methods by their packed arguments)
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -22,8 +23,9 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
+from semicrf.engine.dispatch import best
 from semicrf.engine.layout import Spec
-from semicrf.engine.operators import N, Stored, run_scan, run_scan_vjp
+from semicrf.engine.operators import N, Stored, run_choices, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
 
 
@@ -68,25 +70,31 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(spec: Spec, keep: bool, lengths: Tensor, *tensors: Tensor) -> Stored:
+        if _direct(tensors):
+            return run_scan(spec, keep, lengths, tensors)
         return torch.ops.semicrf.scan(*_args(spec), keep, lengths, tensors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         spec, _keep, lengths, *tensors = inputs
         ctx.spec = spec
+        ctx.set_materialize_grads(False)  # zeros as large as the state, otherwise
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # zeros as large as the state
         ctx.save_for_backward(lengths, *output, *tensors)
-        ctx.save_for_forward(lengths, *output, *tensors)
+        if not _direct(tensors):
+            ctx.save_for_forward(lengths, *output, *tensors)
 
     @staticmethod
     def backward(ctx, *grads):
+        if grads[0] is None:
+            return (None,) * len(ctx.needs_input_grad)
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
-        if grads[0] is None:
-            return None, None, None, *[None] * len(tensors)
-        pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
+        if state[1].numel() and _plain([grads[0], *tensors]):
+            pulled = run_scan_vjp(ctx.spec, wanted, lengths, grads[0], state, tensors)
+        else:
+            pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
         return None, None, None, *(g if w else None for g, w in zip(pulled, wanted, strict=True))
 
     @staticmethod
@@ -114,14 +122,18 @@ class ScanVJP(torch.autograd.Function):
     @staticmethod
     def forward(spec: Spec, wanted: tuple[bool, ...], lengths: Tensor, cotangent: Tensor, *rest: Tensor):
         state, tensors = rest[:N], rest[N:]
+        direct = _direct([cotangent, *tensors])
         if state[1].numel() == 0:
             state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
+        if direct:
+            return tuple(run_scan_vjp(spec, wanted, lengths, cotangent, state, tensors))
         return tuple(torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         spec, wanted, lengths, cotangent, *rest = inputs
         ctx.spec, ctx.wanted = spec, wanted
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(lengths, cotangent, rest[0], *rest[N:])
         ctx.save_for_forward(lengths, cotangent, rest[0], *rest[N:])
 
@@ -147,6 +159,8 @@ class ScanVJP(torch.autograd.Function):
     def backward(ctx, *directions):
         _, cotangent, *_ = ctx.saved_tensors
         directions = [d if w else None for d, w in zip(directions, ctx.wanted, strict=True)]
+        if all(d is None for d in directions):
+            return (None,) * len(ctx.needs_input_grad)
         wanted = tuple(ctx.needs_input_grad[4 + N :])
         seeds = [torch.zeros_like(cotangent), cotangent]
         along, grads = ScanVJP._along(ctx.spec, ctx.saved_tensors, directions, seeds, wanted)
@@ -171,16 +185,24 @@ class ScanVJP(torch.autograd.Function):
         ), tuple(0 if w else None for w in wanted)
 
 
+for _function in (Scan, ScanVJP):  # torch asks for it at every call, and finding it takes longer than a short sequence
+    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010  no such attribute
+
+
 # ------------------------------------------------------------------ what the layers above call
-def _plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether nothing differentiates, batches or traces. Then the work is done at once: finding an operator's kernel
-    and an autograd.Function's signature takes longer than a short sequence.
+def _direct(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors hold their numbers: nothing batches or traces, or differentiates forward. Then the work is done
+    at once: finding an operator's kernel takes longer than a short sequence.
     """
     watched = forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
     if watched or torch._C._len_torch_dispatch_stack() > 0:
         return False
-    graph = torch.is_grad_enabled()
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not (graph and t.requires_grad) for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+
+
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing differentiates either."""
+    return _direct(tensors) and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = False) -> State:
@@ -189,13 +211,16 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
     if torch.compiler.is_compiling():
         return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
     if _plain(tensors):
-        return State(*run_scan(*_args(spec), keep, lengths, tensors))
+        return run_scan(spec, keep, lengths, tensors)
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
 
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
     tensors = [t.detach() for t in tensors]
+    if not torch.compiler.is_compiling() and _plain(tensors):
+        state = run_choices(spec, lengths, tensors)
+        return *best(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
     state = State(*torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors))
     return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
 
@@ -214,8 +239,8 @@ def scan_vjp(
         state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
         return torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
     if _plain([cotangent, *tensors]):
-        state = run_scan(*_args(spec), True, lengths, tensors)
-        return run_scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
+        state = run_scan(spec, True, lengths, tensors)
+        return run_scan_vjp(spec, wanted, lengths, cotangent, state, tensors)
     with torch.no_grad():
         state = Scan.apply(spec, True, lengths, *tensors)
     return list(ScanVJP.apply(spec, tuple(wanted), lengths, cotangent, *state, *tensors))

@@ -17,8 +17,12 @@ class Plan:
 
     @property
     def table(self) -> int:
-        """Rows that a table of durations has beyond K: those before duration 1, and those read past K."""
-        return 3 * self.rows + self.group + 1
+        """Rows that a table of durations has beyond 2 K: before duration 1, past K, and for a square of labels."""
+        return 2 * (3 * self.rows + self.group + 1) + self.labels
+
+    def sums(self, K: int) -> bool:
+        """Whether a window is long enough that sums of products pay for the exponentials they need beforehand."""
+        return 4 * self.rows <= K
 
 
 MANY = 1 << 30
@@ -35,8 +39,8 @@ TABLE: tuple[tuple[int, int, Tiling, Tiling], ...] = (
     (4, 32, (4, 4, 1), (16, 4, 8)),
     (24, 16, (8, 4, 1), (16, 4, 8)),
     (48, 32, (16, 8, 4), (16, 8, 8)),
-    (256, 32, (16, 4, 8), (16, 8, 8)),
-    (MANY, 32, (16, 8, 8), (16, 4, 8)),
+    (256, 32, (16, 16, 8), (16, 8, 8)),
+    (MANY, 32, (16, 16, 8), (16, 4, 8)),
     (MANY, 64, (8, 4, 8), (8, 4, 8)),
     (MANY, 128, (4, 2, 8), (4, 2, 8)),
     (MANY, MANY, (4, 2, 16), (4, 2, 16)),
@@ -52,3 +56,44 @@ def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = 
         rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
         warps = warps if width == 2 else max(warps, 4)
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)
+
+
+def known(K: int, C: int, interpreted: bool = False) -> Plan:
+    """The plan for rows that are all known: large tiles, as only a running sum has an order."""
+    cut = plan(K, C, 1, interpreted)
+    rows = cut.rows if interpreted else max(16, min(64, 1024 // cut.labels))
+    return Plan(cut.labels, rows, rows, power(K + 3 * rows), 8 if not interpreted else 1)
+
+
+SHORT = 64
+"""Positions whose transitions one program counts."""
+
+
+def squares(C: int) -> int:
+    """How many positions' transitions are held at once."""
+    return min(SHORT, max(1, 4096 // power(max(C, 2)) ** 2))
+
+
+TILED = 64
+"""The most labels whose transitions one program holds in registers."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sizes of a sweep that takes one position at a time, for arcs of any kind and any number of labels."""
+
+    labels: int  # C, filled up to a power of two
+    window: int  # durations read at once
+    previous: int  # previous labels in a tile of what leads on
+    durations: int  # durations in such a tile, where what leads on depends on them
+    ring: int  # positions that are kept in memory, a power of two
+    warps: int
+
+
+def steps(K: int, C: int, width: int, by_duration: bool, interpreted: bool = False) -> Steps:
+    """The plan of a sweep over arcs; `by_duration`: whether what leads into a segment depends on its duration."""
+    labels = power(max(C, 2))
+    entries = 4 * labels if interpreted else 2048 if width == 1 else 1024  # arcs in registers at once
+    previous = min(labels // 2 if interpreted else labels, entries // labels, 32)
+    durations = min(entries // (labels * previous), 16) if by_duration else 1
+    return Steps(labels, min(entries // labels, 64), previous, durations, power(K + 2), 8)

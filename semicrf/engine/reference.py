@@ -29,6 +29,7 @@ from semicrf.engine.arcs import Arcs, Counts
 from semicrf.engine.primitives import generated
 
 inf = float("inf")
+NOTHING = torch.empty(0, 0, dtype=torch.float64)
 
 
 class State(NamedTuple):
@@ -41,13 +42,15 @@ class State(NamedTuple):
     alpha_id: Tensor  # (ids, B, T+1, C): which duration row each choice took
     g_id: Tensor  # (ids, B, T, columns, C): which previous label
     end_id: Tensor  # (ids, B): which final label
+    ahead: Tensor = NOTHING  # a module's own: what may follow each position, where a scan runs both ways at once
+    ahead_offset: Tensor = NOTHING  # its offsets
 
     @classmethod
-    def of(cls, value: Tensor) -> State:
-        """The value alone, all else empty; an operator's outputs share no memory."""
+    def of(cls, value: Tensor, choice: torch.dtype = torch.int64) -> State:
+        """The value alone, all else empty, choices of this dtype; an operator's outputs share no memory."""
         B = value.shape[1]
         real = (value.new_empty(0, B) for _ in range(3))
-        return cls(value, *real, *(value.new_empty((0, B), dtype=torch.int64) for _ in range(3)))
+        return cls(value, *real, *(value.new_empty((0, B), dtype=choice) for _ in range(3)))
 
 
 class Algebra:

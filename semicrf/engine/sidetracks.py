@@ -15,43 +15,43 @@ The loops are numba's; they run on the host, in float64, sequence by sequence.
 
 from __future__ import annotations
 
-import heapq
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from semicrf.engine.graph import INF, best, choices, kernel, other, part, sizes, source, value
+from semicrf.engine.graph import INF, best, called, choices, kernel, other, part, sizes, source, value
 
-UNKNOWN, EMPTY = -2, -1
+UNKNOWN, EMPTY, FULL = -2, -1, -1
 SPINE = 64  # more than the right spine of any leftist heap that fits in memory
 
 
 class Heap(NamedTuple):
-    """Nodes of persistent leftist heaps, each one sidetrack: what it loses, where, by which arc."""
+    """Nodes of persistent leftist heaps, each one sidetrack: what it loses; and where, by which arc, the nodes to its
+    left and right, its rank.
+    """
 
-    loss: Any
-    node: Any
-    arc: Any
-    left: Any
-    right: Any
-    rank: Any
+    loss: Any  # (room,)
+    link: Any  # (room, 5)
+
+
+class Queue(NamedTuple):
+    """Walks that may follow, in order of arrival: what each loses; and the walk that it leaves, its place in a heap or
+    -1, where, by which arc. The last column is a binary heap of those that wait.
+    """
+
+    loss: Any  # (room,)
+    entry: Any  # (room, 5)
 
 
 class Walks(NamedTuple):
-    """Each of the k walks: the one that it leaves, where, by which arc, and what it loses in all."""
+    """Each of the k walks: what it loses; and the walk that it leaves, where, by which arc."""
 
-    base: Any
-    node: Any
-    arc: Any
-    loss: Any
+    loss: Any  # (k,)
+    side: Any  # (k, 3)
 
 
-@part
-def longer(x):
-    """The same with room for as much again."""
-    y = np.empty(2 * x.shape[0], x.dtype)
-    y[: x.shape[0]] = x
-    return y
+NODE, ARC, LEFT, RIGHT, RANK = range(5)
+WAITS = 4
 
 
 @part
@@ -60,95 +60,128 @@ def insert(heap, used, below, spine, lost, node, arc):
     depth = 0
     while below >= 0 and heap.loss[below] < lost:
         spine[depth], depth = below, depth + 1
-        below = heap.right[below]
-    heap.loss[used], heap.node[used], heap.arc[used] = lost, node, arc
-    heap.left[used], heap.right[used], heap.rank[used] = below, EMPTY, 1
+        below = heap.link[below, RIGHT]
+    heap.loss[used], heap.link[used, NODE], heap.link[used, ARC] = lost, node, arc
+    heap.link[used, LEFT], heap.link[used, RIGHT], heap.link[used, RANK] = below, EMPTY, 1
     below, used = used, used + 1
     for d in range(depth - 1, -1, -1):
-        old = spine[d]
-        x, y = heap.left[old], np.int32(below)
-        if x < 0 or heap.rank[x] < heap.rank[y]:
+        x, y = heap.link[spine[d], LEFT], below
+        if x < 0 or heap.link[x, RANK] < heap.link[y, RANK]:
             x, y = y, x
-        heap.loss[used], heap.node[used], heap.arc[used] = heap.loss[old], heap.node[old], heap.arc[old]
-        heap.left[used], heap.right[used] = x, y
-        heap.rank[used] = 1 + (heap.rank[y] if y >= 0 else 0)
+        heap.loss[used], heap.link[used] = heap.loss[spine[d]], heap.link[spine[d]]
+        heap.link[used, LEFT], heap.link[used, RIGHT] = x, y
+        heap.link[used, RANK] = 1 + (heap.link[y, RANK] if y >= 0 else 0)
         below, used = used, used + 1
     return below, used
 
 
-@part
+@called
 def reach(graph, heads, heap, used, path, spine, node):
-    """The heap of a node, with those of all nodes on the best walk from it that had none."""
+    """The heap of a node, with those of all nodes on the best walk from it that had none; and how much room is used."""
     n = 0
     while heads[node] == UNKNOWN:
         if choices(graph, node) == 0:
             heads[node] = EMPTY
         else:
-            path = longer(path) if n == path.shape[0] else path
             path[n], n = node, n + 1
             node = source(graph, node, best(graph, node))
     behind = np.int64(heads[node])
     for i in range(n - 1, -1, -1):
-        taken = best(graph, path[i])
-        arc, v = other(graph, path[i], taken, -1, INF)
+        arc, v, most = other(graph, path[i], best(graph, path[i]), -1, INF)
+        if used + SPINE > heap.loss.shape[0]:
+            return behind, FULL
         if arc >= 0:
-            if used + SPINE > heap.loss.shape[0]:
-                heap = Heap(
-                    longer(heap.loss), longer(heap.node), longer(heap.arc), longer(heap.left), longer(heap.right),
-                    longer(heap.rank),
-                )  # fmt: skip
-            lost = max(0.0, value(graph, path[i], taken) - v)  # rounding may have stored one of equal arcs
+            lost = max(0.0, most - v)  # rounding may have stored one of equal arcs
             behind, used = insert(heap, used, behind, spine, lost, path[i], arc)
         heads[path[i]] = behind
-    return behind, heap, used, path
+    return behind, used
+
+
+@called
+def beside(graph, node, arc):
+    """The sidetrack of a node that follows one of its arcs, what it loses, and where that arc leads to."""
+    following, v, most = other(graph, node, best(graph, node), arc, value(graph, node, arc))
+    return following, max(0.0, most - v), source(graph, node, arc)
 
 
 @part
-def push(queue, entries, loss, walk, head, node, arc):
-    """A walk that may follow: what it loses, the walk that it leaves, its place in a heap or -1, where and by which
-    arc.
-    """
-    heapq.heappush(queue, (loss, len(entries)))  # equal ones in order of arrival
-    entries.append((walk, head, node, arc))
+def earlier(queue, x, y):
+    """Whether x comes before y: what loses less, then what came first."""
+    return queue.loss[x] < queue.loss[y] or (queue.loss[x] == queue.loss[y] and x < y)
+
+
+@part
+def push(queue, n, waiting, loss, walk, head, node, arc):
+    """The n-th walk that may follow; it joins those that wait."""
+    queue.loss[n] = loss
+    queue.entry[n, 0], queue.entry[n, 1], queue.entry[n, 2], queue.entry[n, 3] = walk, head, node, arc
+    i = waiting
+    while i > 0 and earlier(queue, n, queue.entry[(i - 1) // 2, WAITS]):
+        queue.entry[i, WAITS] = queue.entry[(i - 1) // 2, WAITS]
+        i = (i - 1) // 2
+    queue.entry[i, WAITS] = n
+
+
+@part
+def pop(queue, waiting):
+    """The first of those that wait, `waiting` of them; one less afterwards."""
+    first, last, i, n = queue.entry[0, WAITS], queue.entry[waiting - 1, WAITS], 0, waiting - 1
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        if child + 1 < n and earlier(queue, queue.entry[child + 1, WAITS], queue.entry[child, WAITS]):
+            child += 1
+        if earlier(queue, last, queue.entry[child, WAITS]):
+            break
+        queue.entry[i, WAITS] = queue.entry[child, WAITS]
+        i = child
+    queue.entry[i, WAITS] = last
+    return first
+
+
+@part
+def follow(queue, n, waiting, walks, walk, heap, head):
+    """The walk that leaves `walk` by the sidetrack at a place in a heap; how many have come then."""
+    push(queue, n, waiting, walks.loss[walk] + heap.loss[head], walk, head, heap.link[head, NODE], heap.link[head, ARC])
+    return n + 1
 
 
 @kernel
-def enumerate_walks(graph, k):
-    """The k walks that lose least, or as many as there are."""
-    node = sizes(graph)[3]
-    walks = Walks(np.full(k, -1), np.full(k, -1), np.full(k, -1), np.zeros(k))
-    heads = np.full(node + 1, UNKNOWN, np.int32)
-    heap = Heap(
-        np.empty(SPINE), np.empty(SPINE, np.int64), np.empty(SPINE, np.int32), np.empty(SPINE, np.int32),
-        np.empty(SPINE, np.int32), np.empty(SPINE, np.int32),
-    )  # fmt: skip
-    used, path, spine = 0, np.empty(SPINE, np.int64), np.empty(SPINE, np.int64)
-    queue, entries = [(0.0, 0)], [(0, 0, 0, 0)]
-    queue.pop()
+def enumerate_walks(graph, walks, heads, heap):
+    """Fills in the walks that lose least, and the head of each node's heap; how many walks there are, or FULL where the
+    heap has too little room.
+    """
+    node, k = sizes(graph)[3], walks.loss.shape[0]
+    heads[:] = UNKNOWN
+    path, spine = np.empty(3 * graph.length + 4, np.int64), np.empty(SPINE, np.int64)
+    queue = Queue(np.empty(4 * k + 4), np.empty((4 * k + 4, 5), np.int64))  # each walk brings four others at most
+    used = n = waiting = 0
+    walks.loss[0], walks.side[0] = 0.0, -1
     found = 0 if best(graph, node) < 0 else 1
     while 0 < found < k:
-        behind, heap, used, path = reach(graph, heads, heap, used, path, spine, node)
+        behind, used = reach(graph, heads, heap, used, path, spine, node)
+        if used == FULL:
+            return FULL
         if behind >= 0:  # one sidetrack more, after the last one
-            loss = walks.loss[found - 1] + heap.loss[behind]
-            push(queue, entries, loss, found - 1, behind, heap.node[behind], np.int64(heap.arc[behind]))
-        if len(queue) == 0:
+            n = follow(queue, n, waiting, walks, found - 1, heap, behind)
+            waiting += 1
+        if waiting == 0:
             break
-        loss, e = heapq.heappop(queue)
-        base, head, node, arc = entries[e]
-        walks.base[found], walks.node[found], walks.arc[found], walks.loss[found] = base, node, arc, loss
+        e = pop(queue, waiting)
+        waiting -= 1
+        base, head, node, arc = queue.entry[e, 0], queue.entry[e, 1], queue.entry[e, 2], queue.entry[e, 3]
+        walks.loss[found], walks.side[found, 0], walks.side[found, 1] = queue.loss[e], base, node
+        walks.side[found, 2] = arc
         found += 1
-        if head >= 0:  # another one in the place of the last: of another node,
-            for child in (np.int64(heap.left[head]), np.int64(heap.right[head])):
-                if child >= 0:
-                    loss = walks.loss[base] + heap.loss[child]
-                    push(queue, entries, loss, base, child, heap.node[child], np.int64(heap.arc[child]))
-        taken = best(graph, node)  # or of the same one
-        following, v = other(graph, node, taken, arc, value(graph, node, arc))
+        for side in range(LEFT, RIGHT + 1):  # another one in the place of the last: of another node,
+            if head >= 0 and heap.link[head, side] >= 0:
+                n = follow(queue, n, waiting, walks, base, heap, heap.link[head, side])
+                waiting += 1
+        following, more, behind = beside(graph, node, arc)  # or of the same one
         if following >= 0:
-            loss = walks.loss[base] + max(0.0, value(graph, node, taken) - v)
-            push(queue, entries, loss, base, -1, node, following)
-        node = source(graph, node, arc)
-    return Walks(walks.base[:found], walks.node[:found], walks.arc[:found], walks.loss[:found])
+            push(queue, n, waiting, walks.loss[base] + more, base, -1, node, following)
+            n, waiting = n + 1, waiting + 1
+        node = behind
+    return found
 
 
 @part
@@ -160,20 +193,21 @@ def arrival(graph, node):
 
 
 @kernel
-def trace(graph, walks):
-    """(walks, length + 1): the node at which a walk comes to the segment that ends at each position, -1 where none
-    does.
+def trace(graph, walks, arrivals, count):
+    """In `count` how many segments each walk has, in `arrivals` (walks, length + 1) the node at which it comes to the
+    segment that ends at each position, -1 where none does.
 
     A walk is the one that it leaves up to there, then a best walk; where that meets the walk that it left, which is
     a best walk too, both go on alike.
     """
     columns, C, first, end = sizes(graph)
-    arrivals = np.full((walks.base.shape[0], graph.length + 1), -1)
-    for r in range(walks.base.shape[0]):
+    for r in range(walks.loss.shape[0]):
         row, node, above = arrivals[r], end, graph.length + 1
-        if r > 0:
-            row[:], node = arrivals[walks.base[r]], walks.node[r]
-        behind = source(graph, node, best(graph, end) if r == 0 else walks.arc[r])
+        if r == 0:
+            row[:] = -1
+        else:
+            row[:], node = arrivals[walks.side[r, 0]], walks.side[r, 1]
+        behind = source(graph, node, best(graph, end) if r == 0 else walks.side[r, 2])
         if node < first:
             above, behind = node // (C * graph.run), arrival(graph, behind)
         elif node < end:
@@ -187,18 +221,21 @@ def trace(graph, walks):
             behind = arrival(graph, behind)
         if behind < 0:
             row[1:above] = -1
-    return arrivals
+        n = 0
+        for t in range(1, graph.length + 1):
+            n += row[t] >= 0
+        count[r] = n
 
 
 @kernel
-def segments(graph, arrivals, start, end, label, count):
-    """The segments of each walk, in order, from the front of its row."""
+def segments(graph, arrivals, b, start, end, label):
+    """The segments of each walk, in order, from the front of row (rank, b); -1 after them."""
     C = graph.g.shape[0]
-    for r in range(arrivals.shape[0]):
+    for r in range(start.shape[0]):
         n, last = 0, 0
-        for t in range(1, graph.length + 1):
+        for t in range(1, graph.length + 1 if r < arrivals.shape[0] else 0):
             node = arrivals[r, t]
             if node >= 0:
-                start[r, n], end[r, n], label[r, n] = last, t, node // graph.run % C
+                start[r, b, n], end[r, b, n], label[r, b, n] = last, t, node // graph.run % C
                 n, last = n + 1, t
-        count[r] = n
+        start[r, b, n:], end[r, b, n:], label[r, b, n:] = -1, -1, -1

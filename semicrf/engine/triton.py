@@ -1,41 +1,54 @@
-"""`scan` and `scan_vjp` in Triton, for every semiring whose sums stream, over models that factor."""
+"""`scan` and `scan_vjp` in Triton, for every semiring whose sums stream; models that do not factor, and those of many
+labels, go to `semicrf.engine.triton_arcs`.
+"""
 
-# pyright: reportCallIssue=false
-# (a launch takes options such as num_warps beside the kernel's own parameters)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from semicrf.algebra.expr import Expr, leaf
 from semicrf.compile import Program
 from semicrf.compile.triton import triton_source
-from semicrf.engine.launch import INTERPRETED, Parts, gradients_of, namespace, parts_of
+from semicrf.engine import triton_arcs
+from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
 from semicrf.engine.layout import UNFACTORED, shared
-from semicrf.engine.plan import Plan, plan
+from semicrf.engine.plan import SHORT, TILED, known, plan, squares
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
+from semicrf.kernels import counts, walk
 from semicrf.kernels import scan as forward
 from semicrf.kernels import scan_vjp as backward
-from semicrf.kernels import state as tables
-from semicrf.kernels import walk
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
+FORWARD, BOTH_WAYS, BACKWARD, ROWS, TRANSITIONS, DURATIONS, WALK = map(
+    Kernel, (forward.scan, forward.scan_both, backward.scan_vjp, counts.meet, counts.transition_counts,
+             counts.duration_counts, walk.best)
+)  # fmt: skip
+BOTH = 256
+"""The most sequences that are swept in both directions at once."""
 SPAN = 1024
 """Sources whose durations one program counts: a constant, so that sums have one order."""
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether the kernels run a semiring over models with these parts: on a GPU, or in Triton's interpreter."""
-    if device.type != ("cpu" if INTERPRETED else "cuda") or parts & UNFACTORED:
+    if device.type != ("cpu" if INTERPRETED else "cuda"):
         return False
     try:
         triton_source(program)
     except SemiringError:
         return False
     return True
+
+
+def _tiled(models: Sequence[Mapping[str, Tensor]], C: int) -> bool:
+    """Whether the blocked sweeps take these models: they factor, and a tile holds their transitions."""
+    return C <= TILED and not any(UNFACTORED & set(m) for m in models)
 
 
 def stored(models: Sequence[Mapping[str, Tensor]]) -> tuple[torch.dtype, torch.dtype]:
@@ -48,15 +61,24 @@ def _real(models: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for m in models for t in m.values()) else torch.float32
 
 
-def _table(parts: Parts, K: int, C: int, cut: Plan, p: int, B: int, like: Tensor) -> tuple[Tensor, int, int]:
-    """The scores of durations by model, sequence (or one for all) and duration, padded with -inf; and its sizes."""
-    layout, rows = parts.layout, K + cut.table
-    batch = B if any(i >= 0 and layout.rows[i] for i in map(int, layout.duration)) else 1
-    table = like.new_empty(p, batch, rows, cut.labels + 1)
-    tables.tabulate[(batch, -(-rows // 16))](
-        parts.tensors, table, K, C, rows, layout, REAL[table.dtype], cut.labels, cut.rows, 16, num_warps=4
-    )
-    return table, rows, batch
+def both(program: Program, models: Sequence[Mapping[str, Tensor]], B: int, C: int) -> bool:
+    """Whether a scan that is kept runs over the reversed sequences beside it: where elements are logarithms of sums,
+    gradients need no sweep of their own then. Many sequences fill a GPU without that.
+    """
+    return B <= BOTH and program.width == 1 and _log_sum(program) and _tiled(models, C)
+
+
+@cache
+def _log_sum(program: Program) -> bool:
+    a, b, w, x = (leaf(kind, 0) for kind in "abwx")
+    product, action = (Expr("add", (a, other)) for other in (b, w))
+    return (program.sum, program.mul, program.act) == ((Expr("lse", (x,)),), (product,), (action,))
+
+
+@lru_cache(maxsize=64)
+def _none(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    """A tensor without entries, for all states that lack one."""
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def scan(
@@ -64,25 +86,38 @@ def scan(
 ) -> State:
     """The forward sweep; see `semicrf.engine.reference.scan`."""
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    if not _tiled(models, C):
+        return triton_arcs.scan(program, models, lengths, T, K, C, keep, dtype)
     cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, keep)
+    sides = 2 if keep and both(program, models, B, C) else 1
 
     def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    value = new(d, B)
-    alpha, g = (new(d, B, T + 1, C, dtype=dtype), new(d, B, T, 1, C, dtype=dtype)) if keep else (new(0, B), new(0, B))
-    offset = new(p, B, T + 1) if keep else new(0, B)
-    ids = program.ids if keep else 0
-    alpha_id, g_id = (new(ids, B, *s, dtype=torch.int32) for s in (((T + 1, C), (T, 1, C)) if keep else ((), ())))
-    end_id = new(ids, B, dtype=torch.int32)
-    u, frames = new(d, B, cut.ring, C, dtype=dtype), new(p, B, cut.ring // cut.rows, C)
-    table, rows, batch = _table(parts, K, C, cut, p, B, u)
-    forward.scan[(B,)](
-        parts.tensors, lengths, value, alpha, g, offset, alpha_id, g_id, end_id, u, frames, table, T, K, C,
-        cut.ring - 1, rows, batch, S, parts.layout, REAL[dtype], keep, cut.labels, cut.rows, cut.group,
-        num_warps=cut.warps,
-    )  # fmt: skip
-    return State(value, alpha, g, offset, alpha_id, g_id, end_id)
+    def places(*shape: int) -> Tensor:
+        ids = program.ids if keep else 0
+        return new(ids, *shape, dtype=torch.int32) if ids else _none(lengths.device, torch.int32, 0, *shape)
+
+    value, real = new(d, B), _none(lengths.device, torch.float64, 0, B)
+    state = State(value, real, real, real, places(B), places(B), places(B))
+    if keep:
+        ids = places(B, T + 1, C), places(B, T, 1, C), state.end_id
+        alpha, g = new(d, B, T + 1, C, dtype=dtype), new(d, B, T, 1, C, dtype=dtype)
+        state = State(value, alpha, g, new(p, B, T + 1), *ids)
+        if sides == 2:
+            state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
+    rows = 2 * K + cut.table
+    u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
+    table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
+    given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
+    tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
+    if sides == 2:
+        layouts = parts.layout, parts.reversed
+        BOTH_WAYS((B, 2, 1), given, (T, K, C, cut.ring - 1, rows), (S, *layouts, REAL[dtype], *tile), cut.warps)
+    else:
+        constants = S, parts.layout, REAL[dtype], keep, *tile
+        FORWARD((B, 1, 1), given, (T, K, C, cut.ring - 1), constants, cut.warps)
+    return state
 
 
 def scan_vjp(
@@ -91,38 +126,47 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
-    cut, parts, S = plan(K, C, d, INTERPRETED, reverse=True), parts_of(models), namespace(program, True)
+    if not _tiled(models, C):
+        return triton_arcs.scan_vjp(program, models, lengths, T, K, C, state, cotangent, wanted, dtype)
+    meets = both(program, models, B, C)
+    cut = known(K, C, INTERPRETED) if meets else plan(K, C, d, INTERPRETED, reverse=True)
+    parts, S = parts_of(models), namespace(program, True)
 
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    spans = -(-T // SPAN)
-    sums, grads = gradients_of(wanted, B, T, K, C, spans, new)
-    bar, z, begin = new(d, B, T + 1, C), new(p, B, T + 1, C), new(p, B, T + 1, C)
-    limit, frames = new(p, B, T + 1, C, dtype=torch.int32), new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
-    table, rows, batch = _table(parts, K, C, cut, p, B, bar)
-    sizes = S, parts.layout, grads.layout, REAL[dtype], cut.labels, cut.rows
-    backward.scan_vjp[(B,)](
-        parts.tensors, grads.tensors, lengths, cotangent.contiguous(), state.value, state.alpha, state.g, state.offset,
-        state.alpha_id, state.g_id, state.end_id, bar, z, begin, limit, frames, table, T, K, C, rows,
-        batch, *sizes, cut.group,
-        num_warps=cut.warps,
-    )  # fmt: skip
+    spans = {"duration": -(-T // SPAN)} | ({"transition": -(-T // SHORT)} if meets else {})
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="" if meets else "T")
+    limit = new(p, B, T + 1, C, dtype=torch.int16 if K <= 32767 else torch.int32)
+    frames = new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
+    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, 2 * K + cut.table, cut.labels + 1)
+    layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
+    given = parts.tensors, grads.tensors, lengths
+    seeds = *given, cotangent.contiguous()
+    if meets:
+        rows = (*seeds, *state[:6], *state[7:])
+        ROWS((B, 1, 1), (*rows, *arc), (T, K, C), (*layouts, *tile), cut.warps)
+        if "transition" in wanted[0]:
+            grid = B, spans["transition"], 1
+            TRANSITIONS(grid, rows, (T, C, SHORT), (*layouts, squares(C)), 4)
+    else:
+        BACKWARD((B, 1, 1), (*seeds, *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
     if any("duration" in w for w in wanted):
-        backward.duration_counts[(B, -(-K // 4), spans)](
-            parts.tensors, grads.tensors, lengths, state.alpha, state.g, state.alpha_id, bar, z, begin, limit, frames,
-            table, T, K, C, rows, batch, SPAN, *sizes, 4, 4, num_warps=4,
-        )  # fmt: skip
+        read = *given, state.alpha, state.g, state.alpha_id, *arc
+        numbers = T, K, C, 2 * K + cut.table, SPAN
+        DURATIONS((B, -(-K // 4), spans["duration"]), read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
-        {n: _shared(n, sums[m][n], model[n]) for n in want}
+        {n: _shared(sums[m][n], model[n], n in spans) for n in want}
         for m, (model, want) in enumerate(zip(models, wanted, strict=True))
     ]
 
 
-def _shared(name: str, total: Tensor, like: Tensor) -> Tensor:
+def _shared(total: Tensor, like: Tensor, spans: bool) -> Tensor:
     """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
-    if name == "duration":
-        total = total.sum(1) if total.shape[1] > 1 else total[:, 0]
+    if spans and like.shape[0] == 1:
+        total = total.flatten(0, 1)
+    elif spans:
+        total = total.sum(1)
     return shared(total, like)
 
 
@@ -131,5 +175,5 @@ def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tup
     B, T, columns, C = g_id.shape[1:]
     marks = torch.zeros(B, T, dtype=torch.uint8, device=lengths.device)
     labels = torch.full((B, T), -1, device=lengths.device)
-    walk.best[(B,)](lengths, alpha_id, g_id, end_id, marks, labels, T, C, columns, num_warps=1)
+    WALK((B, 1, 1), (lengths, alpha_id, g_id, end_id, marks, labels), (T, C, columns), (), 1)
     return marks.view(torch.bool), labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from semicrf.segments import Segments
 __all__ = ["SemiCRFHead"]
 
 Lengths = Tensor | Sequence[int] | None
+Method = Literal["best", "segment", "position", "boundary"]
 _RULES = tuple(field.name for field in fields(Constraints))
 
 
@@ -31,6 +32,9 @@ class SemiCRFHead(nn.Module):
     Emissions, and with ``boundary_scores`` the scores of a segment's first and last position, are a linear map of the
     features; without ``input_dim`` the features *are* the emissions. The parameters ``transition (C, C)``,
     ``start (C,)`` and ``end (C,)`` start at zero, durations as their module says.
+
+    A distribution reads the parameters after ``forward``, so under FSDP2 the head is sharded with
+    ``fully_shard(head, reshard_after_forward=False)``.
 
     Scores are computed in the parameters' dtype, in float32 where that is a half precision: half-precision features, as
     autocast gives them, are converted first. ``(...)`` is any batch shape.
@@ -177,27 +181,42 @@ not 5. Likely fix: raise max_duration to 5 or more, or cut the segment (split="K
         return negative_log_likelihood(p, target, reduction, split, ignore_index, self.validate_args)
 
     @torch.no_grad()
-    def decode(self, hidden: Tensor, lengths: Lengths = None, *, probability: bool = True) -> Segments:
+    def decode(
+        self, hidden: Tensor, lengths: Lengths = None, method: Method = "best", *, k: int | None = None,
+        probability: bool = True,
+    ) -> Segments:  # fmt: skip
         """The best segmentation of each sequence, its score, and the probability of each of its segments; no gradients.
 
         Where no segmentation is possible, ``count`` is 0 and ``score`` is ``-inf``.
 
         Args:
             hidden, lengths: as ``forward``.
+            method: ``"best"``, the most probable segmentation (Viterbi); or the one of which most is expected to be
+                right (minimum Bayes risk, ``SemiCRFDistribution.mbr``): by ``"segment"``, ``"position"`` or
+                ``"boundary"``; ``score`` is what is expected then.
+            k: the k best instead of the best one, along a first axis of ``k``.
             probability: whether to compute probabilities. They take a number for every segment that there could be,
                 ``T K C`` of each sequence, which long sequences with a large ``K`` have no memory for.
 
         Raises:
-            InputError: as ``forward``.
+            InputError: as ``forward``; an unknown method, or ``k`` with another than ``"best"``.
 
         >>> head = SemiCRFHead(num_labels=2, max_duration=3)
         >>> best = head.decode(torch.tensor([[[0.0, 9.0], [0.0, 9.0], [9.0, 0.0]]]))
         >>> best.to_labels(3).tolist(), best.score.item()
         ([[1, 1, 0]], 27.0)
         """
+        if method not in get_args(Method) or (k is not None and method != "best"):
+            got = repr(method) if k is None else f"{method!r} with k = {k}"
+            raise bad_input("method", got, f"one of {get_args(Method)}, with k 'best'")
         p = self(hidden, lengths)
         with torch.autocast(hidden.device.type, enabled=False):
-            best = p.argmax
+            if method != "best":
+                best = p.mbr(method)
+            elif k is not None:
+                best = p.topk(k)[0]
+            else:
+                best = p.argmax
             return replace(best, probability=p.marginals.segment(best)) if probability else best
 
     def named(self, segments: Segments) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -9,15 +10,21 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.cpu import generic, linear
+from semicrf.engine.cpu.generic import choices
 from semicrf.engine.cpu.path import best
 from semicrf.engine.reference import State
 
-__all__ = ["best", "scan", "scan_vjp", "serves"]
+__all__ = ["best", "choices", "scan", "scan_vjp", "serves"]
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
     """Whether this engine runs a semiring over models with these parts: any, on the CPU."""
     return device.type == "cpu"
+
+
+def stored(models: Sequence[Mapping[str, Tensor]]) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes of a state: of elements and of choices."""
+    return torch.float64, torch.int32
 
 
 def _engine(program: Program, models: list[dict[str, Tensor]], device: torch.device) -> ModuleType:

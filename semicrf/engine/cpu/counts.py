@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semicrf.engine.cpu.lanes import LANES, exp, fill, fma, load, smaller, spread, store, where_positive
-from semicrf.engine.cpu.linking import kernel
-from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LO, LX, RBASE, TILE, WTOP, S
+from semicrf.engine.cpu.lanes import LANES, above, exp, fill, fma, load, smaller, spread, store, where_positive
+from semicrf.engine.cpu.linking import cold, kernel
+from semicrf.engine.cpu.memory import BASE, HA, HG, HX, LA, LG, LX, RBASE, TILE, WTOP, S
 from semicrf.engine.cpu.window import FIRST, lowest
 
 ROOM = 600.0  # a frame may lie this far above log Z
@@ -120,21 +120,24 @@ def durations(m, k, at, sums, now, t, n, payload):
                 correlate(m, k, sums.duration1 + lag, Z, at.V + row - lag, n, c)
 
 
-@kernel
+@cold
 def exact_durations(m, k, at, sums, now, t, z, h, payload):
     """Counts of durations from one position, where its window sum was done in logarithms; z: offset less log Z."""
-    for c in range(at.C):
-        if m[S, c] < 0.0:
-            x = k[GL, c] + m[LX, c] + z - m[BASE, c]
-            f = k[FG, c] + m[HX, c] + h + m[RBASE, c]
-            for s in range(max(t - at.K, np.int64(m[LO, c])), t):
-                lag = t - 1 - s
-                p = np.exp(x + m[at.logu + s - now[FIRST], c] + m[at.logd + lag, c])
-                if p > 0.0:
-                    k[sums.duration_exact + lag, c] += p
-                    if payload:
-                        moment = f + m[at.r + s - now[FIRST], c] + m[at.dp + lag, c]
-                        k[sums.duration_exact1 + lag, c] += p * moment
+    first = now[FIRST]
+    for c in range(0, at.width, LANES):
+        redone = fill(0.0) - load(m, S, c)
+        if above(redone, fill(0.0)) == 0:
+            continue
+        x = where_positive(redone, load(k, GL, c) + load(m, LX, c) + fill(z) - load(m, BASE, c), fill(-inf))
+        f = load(k, FG, c) + load(m, HX, c) + fill(h) + load(m, RBASE, c)
+        for s in range(lowest(m, at, c, t), t):
+            lag = t - 1 - s
+            p = exp(smaller(x + load(m, at.logu + s - first, c) + load(m, at.logd + lag, c), fill(ONCE)))
+            store(k, sums.duration_exact + lag, c, load(k, sums.duration_exact + lag, c) + p)
+            if payload:
+                moment = f + load(m, at.r + s - first, c) + load(m, at.dp + lag, c)
+                moment = where_positive(p, p * moment, fill(0.0))
+                store(k, sums.duration_exact1 + lag, c, load(k, sums.duration_exact1 + lag, c) + moment)
 
 
 @kernel
@@ -164,17 +167,19 @@ def sides(m, k, at, sums, n, z, rate, h, payload):
                 store(k, RIGHT1 + j, c, where_positive(x, x * load(k, FA + j, c), fill(0.0)))
 
 
-@kernel
+@cold
 def _changes(m, k, at, sums, j, top, h, payload):
-    """Counts of changes of label at one position, in logarithms; rows: the label after."""
-    for c in range(at.C):
-        for d in range(at.C):
-            p = np.exp(m[LA + j, c] - top + m[at.logw + c, d] + k[RIGHT + j, d])
-            if p > 0.0:
-                k[sums.transition_exact + c, d] += p
-                if payload:
-                    f = m[HA + j, c] + h + k[FA + j, d] + m[at.wp + c, d]
-                    k[sums.transition_exact1 + c, d] += p * f
+    """Counts of changes of label at one position, in logarithms; rows: the label before."""
+    for d in range(at.C):
+        x = m[LA + j, d] - top
+        f = m[HA + j, d] + h if payload else 0.0
+        for c in range(0, at.width, LANES):
+            p = exp(smaller(load(k, RIGHT + j, c) + fill(x) + load(m, at.logw + d, c), fill(ONCE)))
+            store(k, sums.transition_exact + d, c, load(k, sums.transition_exact + d, c) + p)
+            if payload:
+                moment = load(k, FA + j, c) + fill(f) + load(m, at.wp + d, c)
+                moment = where_positive(p, p * moment, fill(0.0))
+                store(k, sums.transition_exact1 + d, c, load(k, sums.transition_exact1 + d, c) + moment)
 
 
 @kernel

@@ -26,7 +26,7 @@ from semicrf.engine.cpu.elements_scores import (
 )
 from semicrf.engine.cpu.lanes import LANES, fill
 from semicrf.engine.cpu.linking import entry, kernel, small
-from semicrf.engine.cpu.places import put_number, put_whole, where, write, write_whole
+from semicrf.engine.cpu.places import given, put_number, put_whole, where, write, write_whole
 from semicrf.engine.cpu.vectors import doubles, get, peak, put, wholes
 
 INF = np.inf
@@ -66,8 +66,8 @@ def make_room(m, at):
 
 @kernel
 def keep_rows(m, at, places, element, ids, b, t, column, y):
-    """Keep an element of every label, and its choices."""
-    for f in range(at[M.D]):
+    """Keep an element of every label, where it is asked for, and its choices."""
+    for f in range(at[M.D] if given(places, at[M.KEPT] + element) else 0):
         i = at[M.KEPT] + element
         write(places, i, where(places, i, f, b, t, column, 0), m, y + f, at[M.BLOCK], at[M.C])
     for r in range(at[M.CHOICES]):
@@ -157,7 +157,7 @@ def arrive(total, scale, m, at, places, keep, b, s, first):
     spread(m, at, at[M.ALPHA], at[M.D], at[M.ALL])
     if keep:
         keep_rows(m, at, places, P.ALPHA, P.ALPHA_ID, b, s + 1, 0, at[M.ALPHA])
-        for v in range(at[M.P]):
+        for v in range(at[M.P] if given(places, at[M.KEPT] + P.OFFSET) else 0):
             level = m[(at[M.ORIGIN] + v) * LANES] + m[(at[M.OFFSET] + v) * LANES]
             put_number(places, at[M.KEPT] + P.OFFSET, v, b, s + 1, level)
 

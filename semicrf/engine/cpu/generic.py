@@ -14,7 +14,7 @@ from semicrf.engine.cpu.build import run_kernel
 from semicrf.engine.cpu.elements import forward
 from semicrf.engine.cpu.elements_map import COLUMNS, mapped, memory
 from semicrf.engine.cpu.elements_vjp import backward
-from semicrf.engine.cpu.places import places_of, readable
+from semicrf.engine.cpu.places import KEPT_AXES, places_of, readable
 from semicrf.engine.cpu.pool import groups
 from semicrf.engine.layout import BY_DURATION, PARTS, shared
 from semicrf.engine.reference import State
@@ -38,28 +38,44 @@ def _mapped(program: Program, models: Parts, K: int, C: int, *, positions: int =
     return mapped(program, names, K, C, by_duration=by_duration, scratch=scratch, positions=positions, back=back)
 
 
-def _empty(program: Program, B: int, T: int, C: int, columns: int) -> State:
-    """Room for what a scan leaves behind, zeros of the semiring where no sequence goes."""
+def _room(program: Program, B: int, T: int, C: int, columns: int, rows: bool) -> State:
+    """Room for what a scan leaves behind, zeros of the semiring where no sequence goes; without rows, for choices."""
     d, p, ids = program.width, program.potentials, program.ids
-    zero = torch.tensor(program.semiring.zero, dtype=torch.float64).view(-1, 1, 1, 1, 1)
-    g = zero.expand(d, B, T, columns, C).clone(memory_format=torch.contiguous_format)
-    alpha = zero[..., 0].expand(d, B, T + 1, C).clone(memory_format=torch.contiguous_format)
-    offset = torch.zeros(p, B, T + 1, dtype=torch.float64)
-    alpha_id, g_id = torch.full((ids, B, T + 1, C), -1), torch.full((ids, B, T, columns, C), -1)
-    return State(torch.empty(d, B, dtype=torch.float64), alpha, g, offset, alpha_id, g_id, torch.full((ids, B), -1))
+    state = State.of(torch.empty(d, B, dtype=torch.float64), torch.int32)
+    if rows:
+        zero = torch.tensor(program.semiring.zero, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+        g = zero.expand(d, B, T, columns, C).clone(memory_format=torch.contiguous_format)
+        alpha = zero[..., 0].expand(d, B, T + 1, C).clone(memory_format=torch.contiguous_format)
+        state = state._replace(alpha=alpha, g=g, offset=torch.zeros(p, B, T + 1, dtype=torch.float64))
+    alpha_id, g_id, end_id = (
+        torch.full((ids, *shape), -1, dtype=torch.int32) for shape in ((B, T + 1, C), (B, T, columns, C), (B,))
+    )
+    return state._replace(alpha_id=alpha_id, g_id=g_id, end_id=end_id)
 
 
 def scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: int, keep: bool) -> State:
     """The forward sweep; see `semicrf.engine.reference.scan`."""
+    return _scan(program, models, lengths, T, K, C, keep, keep)
+
+
+def choices(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: int) -> State:
+    """The forward sweep for a walk along the best path: values and choices, no elements."""
+    return _scan(program, models, lengths, T, K, C, True, False)
+
+
+def _scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: int, ids: bool, rows: bool) -> State:
     B, models = lengths.shape[0], _held(models)
     at = _mapped(program, models, K, C)
-    state = _empty(program, B, T, C, int(at[COLUMNS])) if keep else State.of(torch.empty(program.width, B).double())
-    places, rows = places_of(models, state), lengths.numpy()
+    if ids:
+        state = _room(program, B, T, C, int(at[COLUMNS]), rows)
+    else:
+        state = State.of(torch.empty(program.width, B, dtype=torch.float64), torch.int32)
+    places, ends = places_of(models, state), lengths.numpy()
     total, scale = build.function(program, "total"), build.function(program, "scale")
 
     def task(first: int, last: int) -> None:
         m = memory(program, at)
-        forward(total, scale, m.ctypes.data, at.ctypes.data, places.ctypes.data, rows, keep, first, last)
+        forward(total, scale, m.ctypes.data, at.ctypes.data, places.ctypes.data, ends, ids, first, last)
 
     work = int(lengths.sum()) * C * (K + C) * program.width
     run_kernel(forward, [partial(task, a, b) for a, b in groups(B)], work)
@@ -83,7 +99,7 @@ def scan_vjp(
     at = _mapped(program, held, K, C, positions=T + 1 if bounded else 0, back=True)
     sizes = {"B": B, "T": T, "K": K, "C": C}
     out = [{n: torch.zeros(*(sizes[a] for a in PARTS[n]), dtype=torch.float64) for n in want} for want in wanted]
-    kept = [s.detach().contiguous() for s in state]
+    kept = [s.detach().contiguous() for s in state[: len(KEPT_AXES)]]
     seed = cotangent.detach().double()
     places, rows = places_of(held, kept, out, seed), lengths.numpy()
     total, reverse = build.function(program, "total"), build.function(program, "reverse")

@@ -119,13 +119,13 @@ def scan(
                 value[m.field] += c * np.where(w > -inf, w, 0.0)
         value[m.field][value[form.weights[m.weight].field] == -inf] = 0.0
     if not keep:
-        return State.of(torch.from_numpy(value))
-    return State.of(torch.from_numpy(value))._replace(
+        return State.of(torch.from_numpy(value), torch.int32)
+    return State.of(torch.from_numpy(value), torch.int32)._replace(
         alpha=torch.from_numpy(alpha),
         g=torch.from_numpy(g),
         offset=_zeros(program.potentials, B, T + 1),
-        alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int64),
-        g_id=torch.empty((0, B, T, 1, C), dtype=torch.int64),
+        alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int32),
+        g_id=torch.empty((0, B, T, 1, C), dtype=torch.int32),
     )
 
 

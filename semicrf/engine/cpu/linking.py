@@ -26,6 +26,14 @@ from numba.core.typed_passes import NativeLowering
 class _Part(JITCodeLibrary):
     """The code of one kernel and of those below it, on its way into an entry."""
 
+    apart = False  # whether no caller is to hold a copy
+
+    def add_ir_module(self, ir_module):
+        for function in ir_module.functions:
+            if self.apart and not function.is_declaration and "alwaysinline" not in function.attributes:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
 
@@ -50,9 +58,11 @@ class _PartLowering(NativeLowering):
     """To LLVM's text and no further."""
 
     _name = "semicrf_part_lowering"
+    apart = False
 
     def run_pass(self, state):
         state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.apart = self.apart
         state.flags.no_compile = True
         super().run_pass(state)
         made = state["cr"]
@@ -61,6 +71,14 @@ class _PartLowering(NativeLowering):
         state.targetctx.insert_user_function(name, made.fndesc, [state.library])
         state["cr"] = made._replace(cfunc=name)
         return True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ApartLowering(_PartLowering):
+    """The same for what is called now and then."""
+
+    _name = "semicrf_apart_lowering"
+    apart = True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -88,6 +106,10 @@ class _PartCompiler(CompilerBase):
         return [pipeline]
 
 
+class _ApartCompiler(_PartCompiler):
+    last = _ApartLowering
+
+
 class _WholeCompiler(_PartCompiler):
     last = _WholeLowering
 
@@ -101,7 +123,7 @@ FLAGS: dict[str, Any] = {
 
 
 def _kernel(**flags: Any) -> Any:
-    flags |= {**FLAGS, "no_cpython_wrapper": True, "pipeline_class": _PartCompiler}
+    flags = {**FLAGS, "no_cpython_wrapper": True, "pipeline_class": _PartCompiler, **flags}
 
     def compile_once(function):
         """Once, whatever literals it is called with."""
@@ -132,6 +154,8 @@ kernel = _kernel()
 """For what entries and kernels call."""
 small = _kernel(forceinline=True)
 """For a kernel that is always part of its caller."""
+cold = _kernel(pipeline_class=_ApartCompiler)
+"""For a kernel that is called now and then: never part of its callers, so it is optimised and emitted once."""
 
 
 @contextmanager

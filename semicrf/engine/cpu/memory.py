@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.lanes import LANES, exp, fill, larger, load, store, where_open
-from semicrf.engine.cpu.linking import kernel
+from semicrf.engine.cpu.lanes import LANES, exp, fill, fma, larger, load, spread, store, where_open
+from semicrf.engine.cpu.linking import cold, kernel, small
 
 TILE = 16
 PAD = 4  # rows that a group of four destinations may read beyond a table
 D_LEAST, W_LEAST = np.exp(-450.0), np.exp(-390.0)
 inf = np.inf
 
-OFFSET, GAUGE, RATE, BEST, FLAW = range(5)  # of the row `scalars`; the last as `parts` has it
+OFFSET, GAUGE, RATE, BEST, FLAW, FLAW_OF_TABLES = range(6)  # of the row `scalars`; FLAW as `parts` has it
 
 
 # Rows of a run: what is known of every label,
@@ -90,7 +90,20 @@ def clear(m, at, row, n):
             store(m, i, c, fill(0.0))
 
 
-@kernel
+@small
+def product(m, at, a, w, c):
+    """Row a times the matrix w."""
+    x0 = fill(0.0)
+    x1 = fill(0.0)
+    for d in range(0, at.C - 1, 2):
+        x0 = fma(spread(m, a, d), load(m, w + d, c), x0)
+        x1 = fma(spread(m, a, d + 1), load(m, w + d + 1, c), x1)
+    if at.C % 2 == 1:
+        x0 = fma(spread(m, a, at.C - 1), load(m, w + at.C - 1, c), x0)
+    return x0 + x1
+
+
+@cold
 def _exponentials(m, at, logs, linear, top, n, least):
     """linear = exp(logs - top), not below `least` where it is not 0; logs less top; top: the largest of each column, 0
     where all are -inf.
@@ -115,25 +128,45 @@ def _times(m, at, x, y, xy, n):
             store(m, xy + k, c, load(m, x + k, c) * load(m, y + k, c))
 
 
-@kernel
-def prepare(m, at, job, b):
-    """Clear the memory and make the tables of durations and transitions of one sequence, seen from one end."""
-    K, C = at.K, at.C
-    clear(m, at, 0, at.rows)
+@cold
+def prepare(m, at, job, b, again):
+    """Clear the memory and make the tables of one sequence, seen from one end; `again`: those of another stand there,
+    and if all share them they stay.
+    """
     ends = P.END if job.reversed else P.START
+    for n in range(job.parts.shape[0]):
+        again = again and job.parts[n, P.DURATION, 1] == 0 and job.parts[n, P.TRANSITION, 1] == 0
+    flaw = m[SCALARS, FLAW_OF_TABLES]
+    if again:
+        clear(m, at, INIT, SCALARS + 1 - INIT)
+        m[SCALARS, FLAW] = m[SCALARS, FLAW_OF_TABLES] = flaw
+    else:
+        clear(m, at, 0, at.rows)
+        _tables(m, at, job, b)
+        m[SCALARS, FLAW_OF_TABLES] = m[SCALARS, FLAW]
+    P.weight_row(job, ends, b, 0, m, INIT)
+    if job.payload:
+        P.payload_row(job, ends, b, 0, m, INITP, E)
+
+
+@cold
+def _tables(m, at, job, b):
+    """Durations and transitions, as logarithms and as numbers, with their payloads."""
+    K, C = at.K, at.C
     P.weight_rows(job, P.DURATION, b, 0, 1, K, m, at.logd)
     P.weight_rows(job, P.TRANSITION, b, 0, 1, C, m, at.logw)
-    P.weight_row(job, ends, b, 0, m, INIT)
     if job.payload:
         P.payload_rows(job, P.DURATION, b, 0, 1, K, m, at.dp, E)
         P.payload_rows(job, P.TRANSITION, b, 0, 1, C, m, at.wp, E)
-        P.payload_row(job, ends, b, 0, m, INITP, E)
     if job.reversed:
         for d in range(C):
             for c in range(d):
                 m[at.logw + d, c], m[at.logw + c, d] = m[at.logw + c, d], m[at.logw + d, c]
                 if job.payload:
                     m[at.wp + d, c], m[at.wp + c, d] = m[at.wp + c, d], m[at.wp + d, c]
+    for d in range(C):
+        for c in range(C, at.width):
+            m[at.logw + d, c] = -inf  # nothing leads to a label that is none
     _exponentials(m, at, at.logd, at.D, DTOP, K, D_LEAST)
     _exponentials(m, at, at.logw, at.W, WTOP, C, W_LEAST)
     if job.payload:

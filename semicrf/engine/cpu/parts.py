@@ -17,7 +17,7 @@ from numba import types
 from torch import Tensor
 
 from semicrf.engine.cpu.lanes import instruction
-from semicrf.engine.cpu.linking import entry, kernel, small
+from semicrf.engine.cpu.linking import cold, entry, kernel, small
 from semicrf.engine.layout import MASKS
 
 NAMES = ("emission", "segment_start", "segment_end", "duration", "transition", "start", "end", "required")
@@ -125,7 +125,7 @@ def read(parts, m, p, b, i, C, out, j):
     return size != 0
 
 
-@kernel
+@cold
 def weight_rows(job, p, b, i, step, n, out, j):
     """Rows i, i + step, ... (n) of a part of the weight into out[j], ...; nothing is written where it is absent."""
     if job.parts[job.weight, p, 4] == 0:
@@ -148,7 +148,7 @@ def weight_row(job, p, b, i, out, j):
     weight_rows(job, p, b, i, 1, 1, out, j)
 
 
-@kernel
+@cold
 def payload_rows(job, p, b, i, step, n, out, j, scratch):
     """The same rows of the payload; 0 where it is not finite, as no path with weight goes there."""
     given = False
@@ -178,7 +178,7 @@ def payload_row(job, p, b, i, out, j, scratch):
     payload_rows(job, p, b, i, 1, 1, out, j, scratch)
 
 
-@kernel
+@cold
 def _mark(job, p, b, i, out, j, scratch):
     """Count, in out[j], the models with a coefficient that forbid what the weight allows."""
     for m in range(job.parts.shape[0]):

@@ -53,7 +53,7 @@ def places_of(
 ) -> np.ndarray:  # fmt: skip
     """The places of the parts of every model, of what is kept, of their gradients, and of the cotangent."""
     found = [place(m.get(n), PARTS[n]) for m in models for n in NAMES]
-    found += [place(t, axes) for t, axes in zip(kept, KEPT_AXES, strict=True)]
+    found += [place(t, axes) for t, axes in zip(kept, KEPT_AXES, strict=False)]
     found += [place(m.get(n), PARTS[n]) for m in out for n in NAMES]
     found.append(place(cotangent, "dB"))
     return np.array(found, np.int64)
@@ -146,10 +146,11 @@ def _poke(typing_context, address, value):
 
 @instruction
 def _poke_whole(typing_context, address, value):
-    """Put an int64 at an address."""
+    """Put an int32 at an address."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[1], _pointer(builder, args[0], ir.IntType(64)), align=8)
+        narrow = builder.trunc(args[1], ir.IntType(32))
+        builder.store(narrow, _pointer(builder, args[0], narrow.type), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -157,10 +158,11 @@ def _poke_whole(typing_context, address, value):
 
 @instruction
 def _peek_whole(typing_context, address):
-    """The int64 at an address."""
+    """The int32 at an address."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_pointer(builder, args[0], ir.IntType(64)), align=8)
+        narrow = builder.load(_pointer(builder, args[0], ir.IntType(32)), align=4)
+        return builder.sext(narrow, ir.IntType(64))
 
     return types.int64(types.int64), codegen
 
@@ -192,7 +194,7 @@ def put_number(places, i, leading, b, t, x):
 
 @small
 def put_whole(places, i, leading, b, t, x):
-    """Put one int64, where there are no labels."""
+    """Put one int32, where there are no labels."""
     _poke_whole(where(places, i, leading, b, t, 0, 0), np.int64(x))
 
 
@@ -213,7 +215,7 @@ def read(places, i, address, m, row, block, C):
 
 @kernel
 def read_whole(places, i, address, m, row, block, C):
-    """The same of int64."""
+    """The same of int32."""
     step = places[8 * i + 6]
     for first in range(0, C, LANES):
         for lane in range(min(LANES, C - first)):
@@ -239,7 +241,7 @@ def write(places, i, address, m, row, block, C):
 
 @kernel
 def write_whole(places, i, address, m, row, block, C):
-    """The same to int64."""
+    """The same to int32."""
     step = places[8 * i + 6]
     for first in range(0, C, LANES):
         for lane in range(min(LANES, C - first)):

@@ -9,11 +9,11 @@ import torch
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.linking import entry, kernel, small
+from semicrf.engine.cpu.linking import cold, entry, kernel, small
 from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
 from semicrf.engine.cpu.sweep import advance, begin
-from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS
+from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS, ROWS
 
 inf = np.inf
 
@@ -70,7 +70,7 @@ def _blank(out, i, end, C, x):
             out[j, c] = x
 
 
-@kernel
+@cold
 def _keep_ends(m, at, rows, b, L, payload):
     """Store what stands before the first position and after the last."""
     T, C = rows.g.shape[1], at.C
@@ -85,7 +85,7 @@ def _keep_ends(m, at, rows, b, L, payload):
         _keep(rows.g_mean[b], 0, m, INITP, 1, C, 0.0, 0.0)
 
 
-@kernel
+@cold
 def _total(m, at, job, b, row, offset):
     """Log total and mean over final labels, from the rows of the last position."""
     end, endp = E, E + 1
@@ -141,7 +141,7 @@ def _give_position(m, k, at, pull, b, p, j, L, payload):
             k[cover1, c] += k[end1, c] - k[start1, c]
 
 
-@kernel
+@cold
 def _last(m, k, at, rows, totals, pull, b, L, h, payload):
     """Counts of the segments that end with the sequence."""
     for c in range(at.C):
@@ -152,7 +152,7 @@ def _last(m, k, at, rows, totals, pull, b, L, h, payload):
     _give(pull, P.END, b, 0, at.C, k, counts.COVER, counts.COVER + 1, payload)
 
 
-@kernel
+@cold
 def _give_sums(m, k, at, sums, pull, b, payload):
     """Add the counts that were summed over positions, of durations and of changes of label."""
     K, C = at.K, at.C
@@ -197,7 +197,7 @@ def _count_tile(m, k, at, sums, now, rows, totals, pull, b, L, t, n, offset, rat
         _give_position(m, k, at, pull, b, p - j, j, L, payload)
 
 
-@kernel
+@cold
 def _wanted(pull, now, b):
     """Whether a sequence has gradients at all; `now` remembers which of those that are summed over positions."""
     any_part, now[DURATIONS], now[CHANGES] = False, 0, 0
@@ -218,11 +218,14 @@ def run(job, b0, b1, m, k, now, keep, rows, totals, pull):
     """
     payload = job.payload
     at, sums = mapped(job.K, job.C, payload), counts.summed(job.K, job.C)
+    now[ROWS] = keep or job.reversed
+    again = False
     for b in range(b0, b1):
         L = job.lengths[b]
         if job.reversed and not _wanted(pull, now, b):
             continue
-        prepare(m, at, job, b)
+        prepare(m, at, job, b, again)
+        again = True
         begin(m, at, now, job, b, L)
         if job.reversed:
             clear(k, at, 0, sums.rows)

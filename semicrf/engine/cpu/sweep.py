@@ -15,22 +15,20 @@ from __future__ import annotations
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.careful import A_LEAST, LEAD_LEAST, SUM_LEAST, careful
 from semicrf.engine.cpu.lanes import (
     LANES,
     above,
     doubtful,
-    exp,
     fill,
     fma,
     larger,
     load,
     log,
-    spread,
     store,
-    where_open,
     where_positive,
 )
-from semicrf.engine.cpu.linking import kernel, small
+from semicrf.engine.cpu.linking import cold, kernel, small
 from semicrf.engine.cpu.memory import (
     A1,
     BASE,
@@ -46,7 +44,6 @@ from semicrf.engine.cpu.memory import (
     INITP,
     LA,
     LG,
-    LOWER,
     LX,
     LY,
     OFFSET,
@@ -65,12 +62,13 @@ from semicrf.engine.cpu.memory import (
     S,
     X,
     Y,
+    clear,
+    product,
 )
 from semicrf.engine.cpu.tile import open_tile
-from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, U_LEAST, exact
+from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, ROWS, U_LEAST
 
-SUM_LEAST, LEAD_LEAST, A_MOST, U_MOST = np.exp(-200.0), np.exp(-240.0), np.exp(100.0), np.exp(HIGH)
-A_LEAST = np.exp(-290.0)
+A_MOST, U_MOST = np.exp(100.0), np.exp(HIGH)
 inf = np.inf
 
 
@@ -80,10 +78,13 @@ def dyadic(x):
     return np.floor(x * 64.0 + 0.5) / 64.0
 
 
-@kernel
+@cold
 def begin(m, at, now, job, b, L):
     """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
     opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
+    clear(m, at, at.U, at.size)
+    if job.payload:
+        clear(m, at, at.V, at.size)
     for row in range(at.logu, at.logu + at.size):
         for c in range(0, at.width, LANES):
             store(m, row, c, fill(-inf))
@@ -104,19 +105,6 @@ def begin(m, at, now, job, b, L):
             m[at.r + row, c] = r
             m[at.V + row, c] = m[at.U + row, c] * r
     now[NEWEST] = 1
-
-
-@small
-def product(m, at, a, w, c):
-    """Row a times the matrix w."""
-    x0 = fill(0.0)
-    x1 = fill(0.0)
-    for d in range(0, at.C - 1, 2):
-        x0 = fma(spread(m, a, d), load(m, w + d, c), x0)
-        x1 = fma(spread(m, a, d + 1), load(m, w + d + 1, c), x1)
-    if at.C % 2 == 1:
-        x0 = fma(spread(m, a, at.C - 1), load(m, w + at.C - 1, c), x0)
-    return x0 + x1
 
 
 @kernel
@@ -173,15 +161,18 @@ def fast(m, at, now, L, t, n, payload):
 
 
 @kernel
-def logarithms(m, at, n, last, payload):
-    """A fast tile's alpha and g, and their moments, as logarithms and means; g of all but the last of a sequence."""
+def logarithms(m, at, n, rows, last, payload):
+    """A fast tile's alpha and g, and their moments, as logarithms and means; alpha of the tile's last alone where no
+    `rows` are wanted, g of all but the last of a sequence.
+    """
     for j in range(n):
         for c in range(0, at.width, LANES):
-            s = load(m, S + j, c)
-            if payload:
-                mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
-                store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
-            store(m, LA + j, c, log(s) + load(m, LX + j, c))
+            if rows or j == n - 1:
+                s = load(m, S + j, c)
+                if payload:
+                    mean = load(m, S1 + j, c) / s + load(m, HX + j, c)
+                    store(m, HA + j, c, where_positive(s, mean, fill(0.0)))
+                store(m, LA + j, c, log(s) + load(m, LX + j, c))
             if last and j == n - 1:
                 continue
             g = load(m, G + j, c)
@@ -189,64 +180,6 @@ def logarithms(m, at, n, last, payload):
             if payload:
                 mean = load(m, G1 + j, c) / g
                 store(m, HG + j, c, where_positive(g, mean, fill(0.0)))
-
-
-@kernel
-def careful(m, at, now, t, last, payload):
-    """One position in logarithms: exactly, whatever its range. A window sum done again leaves -1 in its place."""
-    top = -inf
-    for c in range(at.C):
-        s = m[S, c]
-        x = -inf
-        mean = 0.0
-        if s >= SUM_LEAST:
-            x = np.log(s)
-            mean = m[S1, c] / s
-        elif s > 0.0:
-            x, mean, highest = exact(m, at, now, c, t, payload)
-            m[S, c] = -1.0
-            m[LOWER, c] = highest if abs(highest) > 1.0 else 0.0
-        x += m[LX, c]
-        m[LA, c] = x
-        m[HA, c] = mean + m[HX, c] if x > -inf else 0.0
-        top = max(top, x)
-    if not last:
-        lead(m, at, top if top > -inf else 0.0, payload)
-    now[FRESH] = 1
-
-
-@kernel
-def lead(m, at, top, payload):
-    """g of a careful position from its alpha, whose largest is `top`."""
-    a, a1 = X, Y
-    for c in range(0, at.width, LANES):
-        x = load(m, LA, c)
-        store(m, a, c, where_open(x, larger(exp(x - fill(top)), fill(A_LEAST)), fill(0.0)))
-        store(m, a1, c, load(m, a, c) * load(m, HA, c))
-    for c in range(0, at.width, LANES):
-        store(m, G, c, product(m, at, a, at.W, c))
-        if payload:
-            store(m, G1, c, product(m, at, a1, at.W, c) + product(m, at, a, at.WP, c))
-    for c in range(at.C):
-        g = m[G, c]
-        x = -inf
-        mean = 0.0
-        if g >= LEAD_LEAST:
-            x = np.log(g) + top
-            mean = m[G1, c] / g
-        elif g > 0.0:
-            for d in range(at.C):
-                x = max(x, m[LA, d] + m[at.logw + d, c])
-            total = 0.0
-            for d in range(at.C):
-                p = np.exp(m[LA, d] + m[at.logw + d, c] - x)
-                total += p
-                if payload and p > 0.0:
-                    mean += p * (m[HA, d] + m[at.wp + d, c])
-            mean /= total
-            x += np.log(total)
-        m[LG, c] = x + m[WTOP, c]
-        m[HG, c] = mean
 
 
 @kernel
@@ -280,7 +213,8 @@ def advance(m, at, now, job, b, L, t):
     """
     payload = job.payload
     slow = now[CAREFUL] > 0
-    n = open_tile(m, at, now, job, b, L, t, 1 if slow else min(TILE, L + 1 - t))
+    n = 1 if slow else min(TILE, 2 * now[NEWEST] + 2, L + 1 - t)  # a tile that ended early is a sign of more
+    n = open_tile(m, at, now, job, b, L, t, n)
     offset = m[SCALARS, OFFSET]
     rate = 0.0 if slow else m[SCALARS, RATE]
     if slow:
@@ -294,7 +228,7 @@ def advance(m, at, now, job, b, L, t):
             now[NEWEST] = 0
             return 0, offset, rate
         now[PATIENCE] = 0
-        logarithms(m, at, n, t + n - 1 == L, payload)
+        logarithms(m, at, n, now[ROWS] != 0, t + n - 1 == L, payload)
     top = close(m, at, now, t, n, t + n - 1 == L, payload)
     m[SCALARS, OFFSET] += rate * n + top
     if not slow:

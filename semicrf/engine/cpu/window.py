@@ -25,13 +25,14 @@ from semicrf.engine.cpu.lanes import (
     fma,
     larger,
     load,
+    log,
     smaller,
     store,
     times_power_of_two,
     where_open,
     where_positive,
 )
-from semicrf.engine.cpu.linking import kernel, small
+from semicrf.engine.cpu.linking import cold, kernel, small
 from semicrf.engine.cpu.memory import BASE, BEST, FRAME, GAUGE, LO, LOWER, PAD, PREFIX, RBASE, SCALARS, TOPS, clear
 
 DRIFT = 60.0  # a frame this far below its newest source is moved when a tile opens
@@ -43,7 +44,8 @@ inf = np.inf
 
 FIRST, NEWEST, FRESH, GAUGED, CAREFUL, PATIENCE = range(6)  # of `now`
 DURATIONS, CHANGES = 6, 7  # whether gradients of these are wanted
-NUMBERS = 8
+ROWS = 8  # whether alpha is wanted at every position
+NUMBERS = 9
 
 
 @kernel
@@ -86,37 +88,44 @@ def far(m, at, U, D, S, n, count, c):
         store(m, S + j + 3, c, x3)
         j += 4
     while j < n:
-        x = load(m, S + j, c)
-        for q in range(min(count, at.K - j)):
-            x = fma(load(m, U - q, c), load(m, D + j + q, c), x)
-        store(m, S + j, c, x)
+        x0, x1, x2, x3 = load(m, S + j, c), fill(0.0), fill(0.0), fill(0.0)
+        last = min(count, at.K - j)
+        for q in range(0, last - 3, 4):
+            x0 = fma(load(m, U - q, c), load(m, D + j + q, c), x0)
+            x1 = fma(load(m, U - q - 1, c), load(m, D + j + q + 1, c), x1)
+            x2 = fma(load(m, U - q - 2, c), load(m, D + j + q + 2, c), x2)
+            x3 = fma(load(m, U - q - 3, c), load(m, D + j + q + 3, c), x3)
+        for q in range(max(last, 0) // 4 * 4, last):
+            x0 = fma(load(m, U - q, c), load(m, D + j + q, c), x0)
+        store(m, S + j, c, (x0 + x1) + (x2 + x3))
         j += 1
 
 
-@kernel
-def exact(m, at, now, c, t, payload):
-    """log sum_s exp(logu + logd) over the sources of label c before t, the mean of r + dp there, the largest logu."""
-    first, base = now[FIRST], m[BASE, c]
-    s0 = max(t - at.K, np.int64(m[LO, c]))
-    x = -inf
-    top = -inf
-    for s in range(s0, t):
-        u = m[at.logu + s - first, c] - base
-        top = max(top, u)
-        x = max(x, u + m[at.logd + t - 1 - s, c])
-    if x == -inf:
-        return x, 0.0, top
-    total = 0.0
-    mean = 0.0
-    for s in range(s0, t):
-        p = np.exp(m[at.logu + s - first, c] - base + m[at.logd + t - 1 - s, c] - x)
-        total += p
-        if payload and p > 0.0:
-            mean += p * (m[at.r + s - first, c] + m[RBASE, c] + m[at.dp + t - 1 - s, c])
-    return x + np.log(total), mean / total, top
+@cold
+def exact(m, at, now, c, t, x, mean, highest, payload):
+    """Of the sources of these lanes before t: rows x, log sum_s exp(logu + logd), mean, of r + dp there, and highest,
+    the largest logu.
+    """
+    first, base, low = now[FIRST], load(m, BASE, c), lowest(m, at, c, t)
+    top, most = fill(-inf), fill(-inf)
+    for s in range(low, t):
+        u = load(m, at.logu + s - first, c) - base
+        most = larger(u, most)
+        top = larger(u + load(m, at.logd + t - 1 - s, c), top)
+    store(m, highest, c, most)
+    top = where_open(top, top, fill(0.0))
+    total, total1 = fill(0.0), fill(0.0)
+    for s in range(low, t):
+        p = exp(load(m, at.logu + s - first, c) - base + load(m, at.logd + t - 1 - s, c) - top)
+        total = total + p
+        if payload:
+            r = load(m, at.r + s - first, c) + load(m, RBASE, c) + load(m, at.dp + t - 1 - s, c)
+            total1 = total1 + where_positive(p, p * r, fill(0.0))
+    store(m, x, c, log(total) + top)
+    store(m, mean, c, where_positive(total, total1 / total, fill(0.0)))
 
 
-@kernel
+@cold
 def slide(m, at, now, t, payload):
     """Move the live sources to the front of the buffers, in units of their frames of now."""
     by = t - at.K - PAD - now[FIRST]
@@ -131,7 +140,7 @@ def slide(m, at, now, t, payload):
     now[FIRST] += by
 
 
-@kernel
+@cold
 def kill(m, at, now, c, s, payload):
     """Sources of label c before s reach no further destination."""
     for q in range(max(np.int64(m[LO, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
@@ -142,7 +151,7 @@ def kill(m, at, now, c, s, payload):
     m[LO, c] = max(m[LO, c], np.float64(s))
 
 
-@kernel
+@cold
 def _renew(m, at, now, c, s0, s1, payload):
     """U and V of sources s0..s1-1 from their logarithms."""
     for q in range(s0 - now[FIRST], s1 - now[FIRST]):
@@ -187,7 +196,7 @@ def _drifts(m, at, now, c, t):
     return True
 
 
-@kernel
+@cold
 def _reframe(m, at, now, c, t, payload):
     """Move the frames of these lanes by `lower`: products where all go up, anew from logarithms where one goes down."""
     first, newest, low = now[FIRST], now[NEWEST], lowest(m, at, c, t)
@@ -197,16 +206,17 @@ def _reframe(m, at, now, c, t, payload):
     if above(fill(0.0), shift) != 0:
         _renew(m, at, now, c, low, t, payload)
         return
-    scale = times_power_of_two(fill(1.0), fill(MAGIC) - smaller(shift, fill(1000.0)))
-    for q in range(low - first, t - newest - first):
-        u = load(m, at.U + q, c)
-        store(m, at.U + q, c, where_positive(u, larger(u * scale, fill(U_LEAST)), fill(0.0)))
-        if payload:
-            store(m, at.V + q, c, load(m, at.V + q, c) * scale)
+    if above(shift, fill(0.0)) != 0:
+        scale = times_power_of_two(fill(1.0), fill(MAGIC) - smaller(shift, fill(1000.0)))
+        for q in range(low - first, t - newest - first):
+            u = load(m, at.U + q, c)
+            store(m, at.U + q, c, where_positive(u, larger(u * scale, fill(U_LEAST)), fill(0.0)))
+            if payload:
+                store(m, at.V + q, c, load(m, at.V + q, c) * scale)
     _renew(m, at, now, c, max(low, t - newest), t, payload)
 
 
-@kernel
+@cold
 def regauge(m, at, now, t):
     """Count means from here: the largest label's, so that they stay small."""
     shift = m[SCALARS, BEST]
