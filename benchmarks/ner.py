@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -233,8 +234,6 @@ def run(options: argparse.Namespace) -> dict:
 
 def _draw(path: Path, curves: dict[str, Calibration | None]) -> None:
     """The reliability of the probabilities of entities, first seed."""
-    import matplotlib.pyplot as plt
-
     figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")
     ax.plot([0, 1], [0, 1], color="#B8B8B8", linewidth=1)
     for name, curve in curves.items():

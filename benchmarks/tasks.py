@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import semicrf
+from semicrf import plots
 from semicrf.nn import SemiCRFHead
 from semicrf.segments import Segments
 
@@ -184,10 +186,6 @@ def picture(
     curve: Tensor | None = None,
 ) -> None:
     """Ribbons of a window of one sequence under every model, above them the data, beside them the scores."""
-    import matplotlib.pyplot as plt
-
-    from semicrf import plots
-
     start, end = window
     heights = ([2] if curve is not None else []) + [0.5 * len(rows), 2]
     figure, axes = plt.subplots(

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
@@ -180,8 +181,6 @@ def from_file(options: argparse.Namespace, argv: Sequence[str]) -> dict:
 
 def _draw(path: Path, values: Tensor, names: Sequence[str], best: Segments, probability: Tensor) -> None:
     """The series, its change points, and the probability of a change at each position."""
-    import matplotlib.pyplot as plt
-
     F = values.shape[1]
     figure, axes = plt.subplots(F + 1, 1, figsize=(10, 1.5 * (F + 1)), sharex=True, layout="constrained")
     for ax, column, name in zip(axes, values.T, names, strict=False):

@@ -6,7 +6,8 @@ window is read KB durations at a time, what leads on in tiles of PB previous lab
 
 import triton
 import triton.language as tl
-from semicrf.kernels.scan import after, total
+from semicrf.kernels.far import after
+from semicrf.kernels.scan import total
 from semicrf.kernels.state import (
     constants,
     emitted,

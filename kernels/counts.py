@@ -11,17 +11,16 @@ from semicrf.kernels.scan_vjp import arc_rows, pulled_back, tile_arcs
 from semicrf.kernels.state import (
     add_up,
     constants,
-    durations,
     expand,
     less,
     load_tuple,
     plus,
     positional,
     store_grads,
-    tabulate,
     take,
     transitions,
 )
+from semicrf.kernels.table import durations, tabulate
 
 
 @triton.jit

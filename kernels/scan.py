@@ -2,99 +2,25 @@
 
 import triton
 import triton.language as tl
+from semicrf.kernels.far import after, far, far_sums
 from semicrf.kernels.state import (
     _later,
     constants,
     convert,
-    durations,
     emitted,
     expand,
-    load_tuple,
     local_sums,
-    nothing_yet,
     pick,
     place,
     plus,
     select,
     starts_required,
     store_tuple,
-    tabulate,
     take,
     transitions,
-    turned,
     vectors,
-    weights,
 )
-
-
-@triton.jit
-def sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
-            TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """(SB, labels): the sources t0 - j0, t0 - j0 - 1, ... in the frame `base`."""
-    lab = tl.arange(0, CP)
-    s = t0 - j0 - tl.arange(0, SB)
-    here = (s >= 0)[:, None] & (lab < C)[None, :]
-    x = load_tuple(u, ustride, (s & ring)[:, None] * C + lab[None, :], here, S.zero, F)
-    block = ((t0 - j0 + TB - 1) // TB) & (ring // TB)
-    shift = load_tuple(frames, fstride, block * C + lab, lab < C, S.still, tl.float64)
-    moved = ()
-    for m in tl.static_range(S.potentials):
-        moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
-    return S.act(x, moved)
-
-
-@triton.jit
-def far_sums(weight, top, u, ustride, frames, fstride, base, t0, until, C, ring, S: tl.constexpr, F: tl.constexpr,
-             CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """What `far` gives of the sources t0 - until + 1 .. t0, where elements are logarithms of sums and every one of
-    these sources leads to every row: sums of products in one frame by label, an exponential for each source alone.
-    """
-    row = tl.arange(0, TB)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    frame = tl.full([CP], float("-inf"), F)
-    mass = tl.zeros([TB, CP], F)
-    for j0 in range(0, until, SB):
-        x = sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB)[0]
-        higher = tl.maximum(frame, tl.max(x, 0))
-        level = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp(x - level[None, :])
-        k = (1 + j0 + row)[:, None] + q[None, :]
-        w = tl.load(weight + (k + TB)[:, :, None] * (CP + 1) + lab[None, None, :])
-        mass = mass * tl.exp(frame - level)[None, :] + tl.sum(p[None, :, :] * w, 1)
-        frame = higher
-    return (tl.zeros([TB, CP], F) + (frame + top)[None, :], mass)
-
-
-@triton.jit
-def far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S: tl.constexpr,
-        F: tl.constexpr, CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0 - since, SB at a time.
-
-    CUT: whether `low` forbids any of them.
-    """
-    row = tl.arange(0, TB)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    acc = nothing_yet(tl.zeros([TB, CP], F), S)
-    for j0 in range(since, tl.minimum(K, t0 + 1), SB):
-        s = t0 - j0 - q
-        x = expand(sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB), 0)
-        k = (1 + j0 + row)[:, None] + q[None, :]
-        w = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
-        if CUT:
-            w = after(w, s[None, :, None], expand(low, 1))
-        acc = S.merge(acc, S.group(S.act(x, w), (k - 1)[:, :, None], 1))
-    return acc
-
-
-@triton.jit
-def after(w, s, low):
-    """Potentials of arcs from sources s, -inf before the first that is allowed."""
-    out = ()
-    for m in tl.static_range(len(w)):
-        out = out + (tl.where(s >= low[m], w[m], float("-inf")),)
-    return out
+from semicrf.kernels.table import durations, tabulate, turned, weights
 
 
 @triton.jit
@@ -230,8 +156,11 @@ def next_tile(base, offset, drift, a, e, low, inside, rows, done, S: tl.constexp
 
 @triton.jit
 def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.constexpr, P: tl.constexpr,
-          F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The elements of the last position by label, and their offset."""
+          F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+          SB: tl.constexpr):  # fmt: skip
+    """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
+    durations many, so that sums of products pay.
+    """
     row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
@@ -245,7 +174,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     if P.backwards:
         leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
-    if S.linear:
+    if SUMS:
         tl.debug_barrier()
         top, close = weights(table, K, C, span, F, CP, TB)
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
@@ -272,7 +201,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
             since = tl.minimum(whole, (t0 + SB) // SB * SB)
             acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
                       TB, SB)  # fmt: skip
-            if S.linear:
+            if SUMS:
                 acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
                                             C, ring, S, F, CP, TB, SB))  # fmt: skip
         a = last
@@ -292,8 +221,8 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
 @triton.jit(do_not_specialize=["T", "K", "C", "ring"])
 def scan(
     parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, u, frames, table, T, K, C, ring,
-    S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-    SB: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """One sequence, forward; `u` is a ring of sources in the frame of their tile, `frames` those frames, `table` the
     scores of durations.
@@ -301,15 +230,16 @@ def scan(
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
     kept, strides = rows_of(b, B, C.to(tl.int64), T.to(tl.int64), alpha, g, alpha_id, g_id, offsets)
-    last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, KEEP, CP, TB, SB)
+    last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, KEEP, SUMS, CP, TB,
+                         SB)  # fmt: skip
     total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, KEEP)
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "ring", "pitch"])
 def scan_both(
     parts, lengths, value, alpha, g, offsets, alpha_id, g_id, end_id, ahead, ahead_offsets, u, frames, table, T, K, C,
-    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
-    SB: tl.constexpr,
+    ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, SUMS: tl.constexpr,
+    CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
     the reversed sequence; the second half of the scratch is its; elements are one number.
@@ -320,11 +250,12 @@ def scan_both(
     length = T.to(tl.int64)
     if tl.program_id(1) == 0:
         kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, CP, TB, SB)
+        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, SUMS, CP,
+                             TB, SB)  # fmt: skip
         total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, True)
     else:
         R = B * (ring + 1)
         after_g = ahead + B * (length + 1) * wide
         kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
         u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
-        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, CP, TB, SB)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)

@@ -8,7 +8,6 @@ from semicrf.kernels.state import (
     add_up,
     constants,
     convert,
-    durations,
     emitted,
     expand,
     less,
@@ -20,11 +19,11 @@ from semicrf.kernels.state import (
     starts_required,
     store_grads,
     store_tuple,
-    tabulate,
     take,
     transitions,
     vectors,
 )
+from semicrf.kernels.table import durations, tabulate
 
 
 @triton.jit

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
 }
 ORDER = list(LAYERS)
 KERNELS = "semicrf.kernels"
-READERS = ("semicrf.io", "semicrf.plots")  # of what others compute: no engine, no compiler
+READERS = ("semicrf.io", "semicrf.metrics", "semicrf.plots")  # of what others compute: no engine, no compiler
 INTERNALS = ("semicrf.engine", "semicrf.compile", "semicrf.algebra", KERNELS)
 
 

@@ -82,6 +82,27 @@ def test_decoding_compiles_without_a_break():
     torch.testing.assert_close(found.probability, expected.probability)
 
 
+class Decoding(nn.Module):
+    """What is exported: decoding alone."""
+
+    def __init__(self, head: SemiCRFHead):
+        super().__init__()
+        self.head = head
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Segments:
+        return self.head.decode(hidden, lengths)
+
+
+def test_decoding_is_exported_saved_and_loaded(tmp_path):
+    model, hidden = Decoding(tagger().head), features(3, T, D)
+    torch.export.save(torch.export.export(model, (hidden, LENGTHS)), tmp_path / "decode.pt2")
+    loaded = torch.export.load(tmp_path / "decode.pt2").module()
+    found, expected = (m(2 * hidden, LENGTHS) for m in (loaded, model))
+    assert found == expected
+    torch.testing.assert_close(found.score, expected.score)
+    torch.testing.assert_close(found.probability, expected.probability)
+
+
 def test_checkpointed_encoder_and_head_give_the_same_gradients():
     plain, saving = tagger(), tagger()
     inputs, target, lengths = batch()
@@ -133,13 +154,26 @@ def test_the_state_dict_keeps_its_names_and_shapes_and_survives_a_file(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- two processes
-def train(rank: int, world: int, folder: str) -> None:
+def wrap(model: Tagger, sharded: bool, world: int) -> nn.Module:
+    """Replicated (DDP), or with parameters in shards (FSDP2)."""
+    if not sharded:
+        return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (world,))
+    fully_shard(model.head, mesh=mesh, reshard_after_forward=False)  # a distribution reads parameters after forward
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def train(rank: int, world: int, folder: str, sharded: bool) -> None:
     """Two steps on this rank's half of the batch; rank 0 saves what came of them."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     try:
         model = tagger()
-        wrapped = nn.parallel.DistributedDataParallel(model)
+        wrapped = wrap(model, sharded, world)
         optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
         inputs, target, lengths = (x.chunk(world)[rank] for x in batch(6))
         losses = []
@@ -150,17 +184,19 @@ def train(rank: int, world: int, folder: str) -> None:
             optimiser.step()
             torch.distributed.all_reduce(loss := loss.detach())
             losses.append(loss / world)
+        state = {n: t.full_tensor() if hasattr(t, "full_tensor") else t for n, t in model.state_dict().items()}
         if rank == 0:
-            torch.save({"losses": torch.stack(losses), "state": model.state_dict()}, f"{folder}/found.pt")
+            torch.save({"losses": torch.stack(losses), "state": state}, f"{folder}/found.pt")
     finally:
         torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no distributed package")
-def test_two_processes_take_the_steps_of_one(tmp_path: Path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, sharded: bool):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train, args=(rank, 2, str(tmp_path))) for rank in range(2)]
+    processes = [context.Process(target=train, args=(rank, 2, str(tmp_path), sharded)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -80,7 +80,13 @@ def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[i
 
     program, given = compiled(semiring), constants(semiring, C)
     cut, back = plan(K, C, program.width), plan(K, C, program.width, reverse=True)
-    forward = given | {"S": namespace(program, False), "TB": cut.rows, "SB": cut.group, "KEEP": False}
+    forward = given | {
+        "S": namespace(program, False),
+        "TB": cut.rows,
+        "SB": cut.group,
+        "KEEP": False,
+        "SUMS": semiring is Log and cut.sums(K),
+    }
     reverse = given | {"TB": back.rows, "SB": back.group, "G": given["P"]}
     return {
         "scan": built(scan.scan, forward, capability, cut.warps),
@@ -99,7 +105,10 @@ def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
     tile = {"TB": rows.rows, "SB": rows.group}
     return {
         "scan_both": built(
-            scan.scan_both, given | {"Q": reversed_, "TB": cut.rows, "SB": cut.group}, capability, cut.warps
+            scan.scan_both,
+            given | {"Q": reversed_, "TB": cut.rows, "SB": cut.group, "SUMS": cut.sums(K)},
+            capability,
+            cut.warps,
         ),
         "meet": built(counts.meet, reads | tile, capability, rows.warps),
         "transition_counts": built(counts.transition_counts, reads | {"SB": squares(C)}, capability, 4),

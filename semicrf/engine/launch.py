@@ -95,7 +95,6 @@ def namespace(program: Program, places: bool) -> Constant:
     functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
     members = functions | {
         "together": tl.constexpr(not INTERPRETED),
-        "linear": tl.constexpr(made.sums == 2 and made.fields == 1 and made.levels == (0,)),
         "fields": tl.constexpr(made.fields),
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),

@@ -20,6 +20,10 @@ class Plan:
         """Rows that a table of durations has beyond 2 K: before duration 1, past K, and for a square of labels."""
         return 2 * (3 * self.rows + self.group + 1) + self.labels
 
+    def sums(self, K: int) -> bool:
+        """Whether a window is long enough that sums of products pay for the exponentials they need beforehand."""
+        return 4 * self.rows <= K
+
 
 MANY = 1 << 30
 

@@ -110,12 +110,12 @@ def scan(
     u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
     table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
     given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
-    tile = REAL[dtype], cut.labels, cut.rows, cut.group
+    tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
     if sides == 2:
         layouts = parts.layout, parts.reversed
-        BOTH_WAYS((B, 2, 1), given, (T, K, C, cut.ring - 1, rows), (S, *layouts, *tile), cut.warps)
+        BOTH_WAYS((B, 2, 1), given, (T, K, C, cut.ring - 1, rows), (S, *layouts, REAL[dtype], *tile), cut.warps)
     else:
-        constants = S, parts.layout, tile[0], keep, *tile[1:]
+        constants = S, parts.layout, REAL[dtype], keep, *tile
         FORWARD((B, 1, 1), given, (T, K, C, cut.ring - 1), constants, cut.warps)
     return state
 

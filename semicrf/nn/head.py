@@ -33,6 +33,9 @@ class SemiCRFHead(nn.Module):
     features; without ``input_dim`` the features *are* the emissions. The parameters ``transition (C, C)``,
     ``start (C,)`` and ``end (C,)`` start at zero, durations as their module says.
 
+    A distribution reads the parameters after ``forward``, so under FSDP2 the head is sharded with
+    ``fully_shard(head, reshard_after_forward=False)``.
+
     Scores are computed in the parameters' dtype, in float32 where that is a half precision: half-precision features, as
     autocast gives them, are converted first. ``(...)`` is any batch shape.
 

@@ -113,5 +113,5 @@ def reliability(curves: Calibration | Mapping[str, Calibration], ax: Axes | None
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     ax.set_xlabel("probability given", fontsize=MEDIUM, color=ink())
     ax.set_ylabel("part that came true", fontsize=MEDIUM, color=ink())
-    ax.legend(loc="lower right", fontsize=SMALL, frameon=False, labelcolor=ink())
+    ax.legend(loc="best", fontsize=SMALL, frameon=False, labelcolor=ink())
     return ax

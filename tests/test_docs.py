@@ -1,0 +1,59 @@
+"""Every block of code in the documentation runs, and every page is in the navigation. .ci/docs builds the site."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+PAGES = {path.relative_to(NOTEBOOKS / "docs").as_posix(): path for path in sorted((NOTEBOOKS / "docs").rglob("*.md"))}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[str]:
+    """The Python of a page."""
+    return [code for language, code in FENCE.findall(text) if language == "python"]
+
+
+def test_the_pages_are_found():
+    assert {"index.md", "tutorial.md", "how-to/text.md", "explanation/algebra.md", "reference/nn.md"} <= set(PAGES)
+    assert sum(len(blocks(path.read_text())) for path in PAGES.values()) >= 25
+
+
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path.read_text())])
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page are one program, in their order."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scope: dict[str, object] = {"__name__": "__page__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i, code in enumerate(blocks(PAGES[page].read_text())):
+            exec(compile(code, f"{page}, block {i + 1}", "exec"), scope)
+    pyplot.close("all")
+
+
+def test_every_page_and_notebook_is_in_the_navigation():
+    config = (NOTEBOOKS / "mkdocs.yml").read_text()
+    made = {f"notebooks/{path.stem}.md" for path in NOTEBOOKS.glob("*.ipynb")} | {"explanation/semirings.md"}
+    listed = set(re.findall(r"([\w/-]+\.md)$", config, re.MULTILINE))
+    assert listed == set(PAGES) | made
+
+
+def test_notebooks_are_stored_with_their_outputs_and_without_errors():
+    found = sorted(path.name[:2] for path in NOTEBOOKS.glob("*.ipynb"))
+    assert found == [f"0{i}" for i in range(1, 8)]
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        outputs = [o for c in cells for o in c["outputs"]]
+        assert any("image/png" in o.get("data", {}) for o in outputs), path
+        assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"], path
+        assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), path
+        assert path.stat().st_size < 150_000, path
