@@ -86,3 +86,18 @@ def test_the_readme_has_the_figures_that_are_stored():
         models = ("softmax at each position", "linear chain (K = 1)", "semi-Markov CRF")
         cells = " | ".join(f"{100 * summary[model][metric][0]:.1f}" for model in models)
         assert re.search(rf"^\| {title}.* \| {metric} \| {re.escape(cells)} \|", text, re.MULTILINE), (file, cells)
+
+
+def test_every_public_name_is_in_the_reference():
+    import semicrf
+    from semicrf import durations, hsmm, metrics, nn, plots
+
+    text = "\n".join(path.read_text() for name, path in PAGES.items() if name.startswith("reference/"))
+    listed = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
+    for package in (semicrf, nn, durations, hsmm, metrics, plots):
+        for name in package.__all__:
+            if not name.startswith("__"):
+                value = getattr(package, name)
+                where = f"{value.__module__}.{value.__name__}"
+                known = (where, value.__module__, f"semicrf.{name}", f"semicrf.nn.{name}")
+                assert any(entry in known for entry in listed), f"{where} is on no page of the reference"
