@@ -108,15 +108,11 @@ def open_tile(m, at, now, job, b, L, t, n):
         slide(m, at, now, t, payload)
     n = read_tile(m, at, job, b, L, t, n)
     needed = t > 1 and P.required(job, b, L - t + 1 if job.reversed else t - 1)
-    forbidden = 0
     for c in range(0, at.width, LANES):
-        forbidden |= closes(fill(0.0), load(m, E, c))
-    if needed or forbidden != 0:
-        for c in range(at.C):
-            if needed:
-                kill(m, at, now, c, t - 1, payload)
-            if m[E, c] == -inf:
-                kill(m, at, now, c, t, payload)
+        if needed:
+            kill(m, at, now, c, t, t - 1, -1, payload)
+        if closes(fill(0.0), load(m, E, c)) != 0:
+            kill(m, at, now, c, t, t, E, payload)
     if payload and t - now[GAUGED] >= SPAN:
         regauge(m, at, now, t)
     rate = 0.0 if now[CAREFUL] > 0 else m[SCALARS, RATE]

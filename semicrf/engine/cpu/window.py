@@ -141,14 +141,18 @@ def slide(m, at, now, t, payload):
 
 
 @cold
-def kill(m, at, now, c, s, payload):
-    """Sources of label c before s reach no further destination."""
-    for q in range(max(np.int64(m[LO, c]), now[FIRST]) - now[FIRST], s - now[FIRST]):
-        m[at.U + q, c] = 0.0
-        m[at.logu + q, c] = -inf
+def kill(m, at, now, c, t, end, row, payload):
+    """Sources before `end`, at most t, reach no further destination: of those of these lanes where row `row` is -inf,
+    of all where it is -1.
+    """
+    gate = load(m, row, c) if row >= 0 else fill(-inf)
+    for q in range(lowest(m, at, c, t) - now[FIRST], end - now[FIRST]):
+        store(m, at.U + q, c, where_open(gate, load(m, at.U + q, c), fill(0.0)))
+        store(m, at.logu + q, c, where_open(gate, load(m, at.logu + q, c), fill(-inf)))
         if payload:
-            m[at.V + q, c] = 0.0
-    m[LO, c] = max(m[LO, c], np.float64(s))
+            store(m, at.V + q, c, where_open(gate, load(m, at.V + q, c), fill(0.0)))
+    low = load(m, LO, c)
+    store(m, LO, c, where_open(gate, low, larger(low, fill(np.float64(end)))))
 
 
 @cold
