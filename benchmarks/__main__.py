@@ -1,4 +1,4 @@
-"""``python -m benchmarks run --suite cpu`` measures, prints and stores; ``report FILE`` prints once more."""
+"""``python -m benchmarks run --suite cpu`` measures, prints and stores; ``report`` makes a page of all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import memory, report, store
+from benchmarks import memory, report, store, summary
 from benchmarks.cases import SUITES, Suite
 from benchmarks.contender import Contender, Package
 from benchmarks.peers import OWN, PEERS
@@ -37,8 +37,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--no-tests", action="store_true", help="do not run the tests first; marks the result unverified")
     run.add_argument("--no-memory", action="store_true", help="leave out the rows of peak memory")
     run.add_argument("--output", type=Path, help="where the json goes; by suite and machine otherwise")
-    shown = commands.add_parser("report", help="print a stored run")
-    shown.add_argument("file", type=Path)
+    shown = commands.add_parser(
+        "report", help="all that is stored as a page with pictures; with a file, print that run"
+    )
+    shown.add_argument("file", type=Path, nargs="?")
+    shown.add_argument("--output", type=Path, default=store.RESULTS / "report", help="the folder of the page")
     return top
 
 
@@ -139,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 2 where it refuses, 1 where our own contenders disagree."""
     options = parser().parse_args(arguments)
     if options.command == "report":
-        print(report.table(store.load(options.file)))
+        if options.file is not None:
+            print(report.table(store.load(options.file)))
+        else:
+            page = summary.write(options.output, sorted(store.RESULTS.glob("*.json")))
+            print(f"written: {page.name} and its pictures")
         return 0
     try:
         return run(options)

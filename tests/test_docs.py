@@ -57,3 +57,47 @@ def test_notebooks_are_stored_with_their_outputs_and_without_errors():
         assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"], path
         assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), path
         assert path.stat().st_size < 150_000, path
+
+
+def test_the_readme_counts_the_lines_of_semirings_as_they_are():
+    """Lines of a class, or of the function that makes it, after its docstring."""
+    import ast
+
+    from semicrf.algebra import standard
+
+    source = Path(standard.__file__).read_text()
+    counted = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.end_lineno is not None:
+            after = node.body[0].end_lineno or 0
+            counted[node.name] = sum(bool(line.strip()) for line in source.splitlines()[after : node.end_lineno])
+    rows = re.findall(
+        r"^\| `(\w+)(?:\(k\))?` \|.*\| (\d+) \|$", (NOTEBOOKS.parent / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == 7
+    assert {name: counted[name] for name, _ in rows} == {name: int(lines) for name, lines in rows}
+
+
+def test_the_readme_has_the_figures_that_are_stored():
+    results = NOTEBOOKS.parent / "benchmarks" / "results"
+    text = (NOTEBOOKS.parent / "README.md").read_text().replace("**", "")
+    for file, metric, title in (("timeseries", "segment F1", "simulated regimes"), ("genome", "gene F1", "genes of a")):
+        summary = json.loads((results / f"{file}.json").read_text())["summary"]
+        models = ("softmax at each position", "linear chain (K = 1)", "semi-Markov CRF")
+        cells = " | ".join(f"{100 * summary[model][metric][0]:.1f}" for model in models)
+        assert re.search(rf"^\| {title}.* \| {metric} \| {re.escape(cells)} \|", text, re.MULTILINE), (file, cells)
+
+
+def test_every_public_name_is_in_the_reference():
+    import semicrf
+    from semicrf import durations, hsmm, metrics, nn, plots
+
+    text = "\n".join(path.read_text() for name, path in PAGES.items() if name.startswith("reference/"))
+    listed = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
+    for package in (semicrf, nn, durations, hsmm, metrics, plots):
+        for name in package.__all__:
+            if not name.startswith("__"):
+                value = getattr(package, name)
+                where = f"{value.__module__}.{value.__name__}"
+                known = (where, value.__module__, f"semicrf.{name}", f"semicrf.nn.{name}")
+                assert any(entry in known for entry in listed), f"{where} is on no page of the reference"
