@@ -174,6 +174,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     if P.backwards:
         leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
+    top = whole  # read where these are
     if SUMS:
         tl.debug_barrier()
         top, close = weights(table, K, C, span, F, CP, TB)
