@@ -35,6 +35,7 @@ class Text:
         self.lines: list[str] = []
         self.fresh = 0
         self.rows = 0  # of scratch, for every term
+        self.reads_products = False
         self.slots: dict[Expr, int] = {}  # the first of the places of each choice
         for i, where in enumerate(stored_ids(program.sum)):
             self.slots.setdefault(where.args[0], i)
@@ -96,6 +97,7 @@ class Text:
         self.lines += ["for i in range(n):", *(f"    {line}" for line in first)]
         for node in list(postorder(roots, names)):
             if node.op == "x":
+                self.reads_products = True
                 names[node] = f"x{node.attr[0]}"
                 self.lines.append(f"    {names[node]} = get(m, x + i * D + {node.attr[0]})")
             else:
@@ -125,6 +127,7 @@ class Text:
         """Where scalars of every term lie: the first of them, how far terms are apart, and scalars of a term."""
         fields = [a.attr[0] if a.op == "x" else -1 for a in nodes]
         if fields[0] >= 0 and fields == list(range(fields[0], fields[0] + len(fields))):
+            self.reads_products = True
             return f"x + {fields[0]}", "D", "1"
         first, *_ = [self._written(a) for a in nodes]
         return f"x + (D + {first}) * n", "1", "n"
@@ -260,16 +263,18 @@ FUNCTIONS = {
 
 def cpu_source(program: Program) -> str:
     """The generated module for the CPU; a function a semiring lacks says why, when it is called."""
-    made, rows = [], 0
+    made, rows, products = [], 0, False
     for name, (write, parameters, doc) in FUNCTIONS.items():
         try:
             text = write(program)
             lines, rows = text.lines, max(rows, text.rows)
+            products = (name == "pull" and text.reads_products) or products
         except SemiringError as error:
             lines, doc = ["raise NotImplementedError"], f"Not defined: {error}"
         made += ["", "", f"def {name}({parameters}):", f'    """{doc}"""', *(f"    {line}" for line in lines)]
     head = [f'"""{program.key}: generated from the text of the semiring; do not edit."""', ""]
     head += [f"D, P, IDS = {program.width}, {program.potentials}, {program.ids}  # scalars, potentials, choices"]
     head += [f"ZERO = ({', '.join(_number(z) for z in program.semiring.zero)},)"]
+    head += [f"PRODUCTS = {products}  # whether `pull` reads those that `act` makes"]
     head += [f"TERM_ROWS = {program.width + rows}  # of x, for every term"]
     return "\n".join([*head, *made]) + "\n"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what `semicrf.compile.cpu` generates
     D: int = 0
     IDS: int = 0
     P: int = 0
+    PRODUCTS: bool = True
     ZERO: tuple[float, ...] = ()
     act: Any = ...
     pull: Any = ...
@@ -52,7 +53,8 @@ def reverse(m, g, y, ids, element, into, here, source, step, term, bound, n, x, 
         return 0
     for q in range(P):
         put(m, live + q, mark * get(m, bound + q))
-    act(m, element, here, source, step, term, live, n, x)
+    if PRODUCTS:
+        act(m, element, here, source, step, term, live, n, x)
     pull(m, g, y, ids, element, into, here, source, step, term, live, n, x, out)
     return 1
 

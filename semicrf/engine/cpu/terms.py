@@ -21,6 +21,7 @@ from semicrf.engine.cpu.vectors import (
     where_above,
     where_equal,
     where_flawed,
+    where_forbidden,
 )
 
 INF, NAN = np.inf, np.nan
@@ -95,11 +96,13 @@ def best(m, first, step, aside, columns, n, k, descending, lists):
     Descending, ties to the first place, in 2 k rows of `lists`. What is -inf is nobody's choice: its place is -1.
     `descending`: no term's scalar exceeds the one before it.
     """
+    flaw, begun = fill(0.0), descending and columns == k  # the first term is a list already
     for r in range(k):
-        put(lists, r, fill(-INF))
-        put(lists, k + r, fill(-1.0))
-    flaw = fill(0.0)
-    for i in range(n):
+        x = get(m, first + r * aside) if begun else fill(-INF)
+        flaw = where_flawed(x, x, flaw)
+        put(lists, r, x)
+        put(lists, k + r, where_forbidden(x, fill(-1.0), fill(float(r))))
+    for i in range(1 if begun else 0, n):
         for c in range(columns):
             x = get(m, first + i * step + c * aside)
             flaw = where_flawed(x, x, flaw)
