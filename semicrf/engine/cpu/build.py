@@ -21,6 +21,7 @@ from numba import cfunc, int64, void
 from semicrf.compile import Program
 from semicrf.compile.cpu import cpu_source
 from semicrf.engine.cpu import lanes, linking, rows, terms, vectors
+from semicrf.engine.cpu.linking import collector_off
 from semicrf.engine.cpu.pool import run
 from semicrf.engine.cpu.vectors import DOUBLES
 
@@ -131,8 +132,8 @@ class Announced:
 
 def run_kernel(kernel: Any, tasks: list[Callable[[], None]], work: int) -> None:
     """Run tasks that call a kernel; the first time in a process it is loaded from numba's cache, or compiled."""
-    if kernel.signatures:
+    if kernel.overloads:
         run(tasks, work)
         return
-    with Announced(f"compiling the CPU loops of {kernel.__module__} (once; numba keeps them)"):
+    with Announced(f"compiling the CPU loops of {kernel.__module__} (once; numba keeps them)"), collector_off():
         run(tasks, work)

@@ -14,22 +14,13 @@ from semicrf.engine.cpu.build import run_kernel
 from semicrf.engine.cpu.elements import forward
 from semicrf.engine.cpu.elements_map import COLUMNS, mapped, memory
 from semicrf.engine.cpu.elements_vjp import backward
-from semicrf.engine.cpu.places import KEPT_AXES, places_of, readable
+from semicrf.engine.cpu.places import KEPT_AXES, held_as_read, places_of
 from semicrf.engine.cpu.pool import groups
 from semicrf.engine.layout import BY_DURATION, PARTS, shared
 from semicrf.engine.reference import State
 
 Parts = list[dict[str, Tensor]]
 inf = float("inf")
-
-
-def serves(program: Program, parts: set[str], device: torch.device) -> bool:
-    """Whether this engine runs a semiring over models with these parts: any, on the CPU."""
-    return device.type == "cpu"
-
-
-def _held(models: Parts) -> Parts:
-    return [{n: readable(t.detach()) for n, t in m.items()} for m in models]
 
 
 def _mapped(program: Program, models: Parts, K: int, C: int, *, positions: int = 0, back: bool = False) -> np.ndarray:
@@ -64,7 +55,7 @@ def choices(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C:
 
 
 def _scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: int, ids: bool, rows: bool) -> State:
-    B, models = lengths.shape[0], _held(models)
+    B, models = lengths.shape[0], held_as_read(models)
     at = _mapped(program, models, K, C)
     if ids:
         state = _room(program, B, T, C, int(at[COLUMNS]), rows)
@@ -94,7 +85,7 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep; see `semicrf.engine.reference.scan_vjp`."""
     assert program.reverse is not None  # raises here, with the reason, where a semiring has no reverse rule
-    B, held = lengths.shape[0], _held(models)
+    B, held = lengths.shape[0], held_as_read(models)
     bounded = _bounded(held)
     at = _mapped(program, held, K, C, positions=T + 1 if bounded else 0, back=True)
     sizes = {"B": B, "T": T, "K": K, "C": C}

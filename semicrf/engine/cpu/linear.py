@@ -13,9 +13,8 @@ from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.build import run_kernel
-from semicrf.engine.cpu.linking import collector_off
+from semicrf.engine.cpu.places import held_as_read
 from semicrf.engine.cpu.pool import groups
-from semicrf.engine.cpu.pool import run as in_threads
 from semicrf.engine.cpu.runs import Pull, Rows, Totals, room, run
 from semicrf.engine.layout import MASKS, UNFACTORED, shared
 from semicrf.engine.reference import State
@@ -65,15 +64,6 @@ def _limits(job: P.Job, T: int) -> tuple[P.Job, float] | None:
 NO_PULL = Pull(np.zeros((0, 8, 2), np.int64), np.zeros((0, 0)), np.zeros((0, 0)))
 
 
-def _start(tasks: list[Callable[[], None]], work: int) -> None:
-    """Run tasks; the first of a process load the loops, or compile them."""
-    if run.overloads:
-        in_threads(tasks, work)
-    else:
-        with collector_off():
-            run_kernel(run, tasks, work)
-
-
 def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int, b1: int) -> None:
     run(job, b0, b1, *room(job), keep, rows, totals, pull)
 
@@ -92,7 +82,7 @@ def scan(
 ) -> State:
     """The forward sweep; see `semicrf.engine.reference.scan`. Means are kept without what is added at the end."""
     form, B, d = _form(program), lengths.shape[0], program.width
-    models = P.held(models)
+    models = held_as_read(models)
     value = np.zeros((d, B))
     shapes = ((d, B, T + 1, C), (d, B, T, 1, C)) if keep else ((d, 0, 0, 0), (d, 0, 0, 1, 0))
     alpha, g = np.empty(shapes[0]), np.empty(shapes[1])
@@ -109,7 +99,7 @@ def scan(
             totals = Totals(np.zeros(B), np.zeros(B))
             limits.append((i, totals.mean, limit))
             tasks += [partial(_run, marks, False, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
-    _start(tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+    run_kernel(run, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -135,7 +125,7 @@ def scan_vjp(
 ) -> list[dict[str, Tensor]]:  # fmt: skip
     """The reverse sweep: the same recurrence from the other end, and counts where the two meet."""
     form, B = _form(program), lengths.shape[0]
-    held = P.held(models)
+    held = held_as_read(models)
     sums = [{n: _zeros(B, *m[n].shape[1:]) for n in want - MASKS} for m, want in zip(models, wanted, strict=True)]
     targets = np.zeros((len(models), len(P.NAMES), 2), np.int64)
     for m, total in enumerate(sums):
@@ -158,7 +148,7 @@ def scan_vjp(
         for job, rows, totals, pull in runs:
             _run(job, False, rows, totals, pull, b0, b1)
 
-    _start([partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
+    run_kernel(run, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
     return [{n: shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 

@@ -41,15 +41,6 @@ class Job(NamedTuple):
     C: int
 
 
-def held(models: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """The parts in a dtype that the loops read: float32, float64 or bool."""
-    readable = (torch.float32, torch.float64, torch.bool)
-    wide = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-    return [
-        {n: t if t.dtype in readable else t.to(wide.get(t.dtype, torch.float64)) for n, t in m.items()} for m in models
-    ]
-
-
 def described(models: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
     """(models, 8, 5): where the parts lie, for tensors that outlive the call."""
     table = np.zeros((len(models), len(NAMES), 5), np.int64)

@@ -7,7 +7,7 @@ serves float32 and float64, contiguous or not, and counts no references.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -59,8 +59,12 @@ def places_of(
     return np.array(found, np.int64)
 
 
-def readable(tensor: Tensor) -> Tensor:
-    """In a dtype that the loops read: float32, float64 or bool."""
+def held_as_read(models: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The parts in a dtype that the loops read: float32, float64 or bool; to be held while addresses are in use."""
+    return [{n: _readable(t.detach()) for n, t in m.items()} for m in models]
+
+
+def _readable(tensor: Tensor) -> Tensor:
     if tensor.dtype in (torch.float32, torch.float64, torch.bool):
         return tensor
     return tensor.to(torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else torch.float64)
