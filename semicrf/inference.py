@@ -15,6 +15,7 @@ from semicrf.algebra import Log, Max, Semiring
 from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.layout import Spec, flat, layout
+from semicrf.engine.marks import Lists
 from semicrf.engine.primitives import generated
 from semicrf.engine.reference import State
 from semicrf.errors import BackendError
@@ -78,8 +79,8 @@ class Inference:
         parts = self.potentials.parts
         return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
 
-    def sample(self, seed: int, samples: int, sequence_id: Tensor) -> tuple[Tensor, Tensor]:
-        """Start marks (S, B, T) and labels at them, of exact samples."""
+    def sample(self, seed: int, samples: int, sequence_id: Tensor) -> Lists:
+        """start, end and label (S, B, T) of exact samples, and their count (S, B)."""
         spec = self.spec(Log, [self.potentials.parts])
         return ops.sample(spec, self.lengths, flat([self.potentials.parts]), seed, samples, sequence_id)
 

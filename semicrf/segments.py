@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semicrf._checks import check_last_axis, check_lengths, check_shape, check_tensor, check_tiling
 from semicrf._nested import at, bio_spans, bio_tags, check_triples, entity_ids, is_triple, nest, unnest
+from semicrf.engine.marks import listed
 from semicrf.errors import bad_input
 
 __all__ = ["Segments", "check_tiling"]
@@ -106,20 +107,10 @@ class Segments:
         check_last_axis("is_start", is_start, "bool", "T")
         check_tensor("label", label, "integer", is_start.device)
         check_shape("label", label, is_start.shape, "that of is_start")
-        t = torch.arange(is_start.shape[-1], device=is_start.device).expand_as(is_start)
         lengths = check_lengths(lengths, is_start)
-        is_start = is_start & (t < lengths[..., None])
-        # Each start goes to its rank; everything else goes to one slot past the end, which is cut off.
-        slot = torch.where(is_start, is_start.cumsum(-1) - 1, t.shape[-1])
-        padding = t.new_full((*t.shape[:-1], t.shape[-1] + 1), -1)
-        start, count = padding.scatter(-1, slot, t), is_start.sum(-1)
-        end = torch.where(t + 1 < count[..., None], start[..., 1:], lengths[..., None])
-        return cls(
-            start=start[..., :-1].contiguous(),
-            end=torch.where(t < count[..., None], end, -1),
-            label=padding.scatter(-1, slot, label.long())[..., :-1].contiguous(),
-            count=count,
-        )
+        inside = torch.arange(is_start.shape[-1], device=is_start.device) < lengths[..., None]
+        start, end, label, count = listed(is_start & inside, label, lengths)
+        return cls(start=start, end=end, label=label, count=count)
 
     @classmethod
     def from_labels(cls, labels: Tensor, lengths: Tensor | None = None) -> Segments:

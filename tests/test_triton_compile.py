@@ -30,7 +30,11 @@ STORED = {
     "limit": "*i16",
     **dict.fromkeys(("alpha", "g", "ahead", "u", "rows", "table", "now", "bar", "into"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
-    "lengths": "*i64",
+    **dict.fromkeys(("lengths", "ids", "start", "end", "label", "count"), "*i64"),
+    **dict.fromkeys(("before", "duration", "total"), "*fp64"),
+    **dict.fromkeys(("B", "lead_columns", "lead_places", "seed_low", "seed_high"), "i32"),
+    "low": "*i32",
+    "stored": ("*fp32",) * 5,
 }
 
 
@@ -40,15 +44,14 @@ def built(kernel: Any, constants: dict[str, Any], capability: int, warps: int) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names, parts = kernel.arg_names, constants["P"].rows
+    names, parts = kernel.arg_names, constants["P"].rows if "P" in constants else ()
     types = STORED | {n: ("*fp32",) * len(parts) for n in ("parts", "grads")}
     signature = {n: "constexpr" if n in constants else types[n] for n in names}
     fixed = {(names.index(n),): v for n, v in constants.items()}
     aligned = [["tt.divisibility", 16]]
     attrs = {(i,): aligned for i, n in enumerate(names) if isinstance(signature[n], str) and signature[n][0] == "*"}
-    attrs |= {
-        (i, j): aligned for i, n in enumerate(names) if isinstance(signature[n], tuple) for j in range(len(parts))
-    }
+    tuples = {i: len(signature[n]) for i, n in enumerate(names) if isinstance(signature[n], tuple)}
+    attrs |= {(i, j): aligned for i, size in tuples.items() for j in range(size)}
     source = ASTSource(kernel, signature, constexprs=fixed, attrs=attrs)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     with tempfile.TemporaryDirectory() as folder:
@@ -161,3 +164,15 @@ def test_nothing_spills_in_the_shapes_of_the_benchmarks(semiring, K, C):
 @pytest.mark.parametrize(("K", "C"), SHAPES)
 def test_nothing_spills_in_both_directions(K, C):
     assert not spilled(meeting(K, C, 90))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_walk_that_draws_compiles(segments, capability):
+    """One warp; nothing spills, so that many walkers stay on a multiprocessor."""
+    from semicrf.kernels import draw
+
+    made = {"draw": built(draw.draw, {"LOW": True, "SEGMENT": segments, "OWN": 31, "CP": 32, "KB": 32}, capability, 1)}
+    held(made, f"samples sm_{capability}")
+    assert made["draw"][0] <= 128
+    assert not spilled(made)

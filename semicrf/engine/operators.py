@@ -118,19 +118,21 @@ def _walk_fake(lengths, alpha_id, g_id, end_id):
 def _sample(
     semiring: str, backend: str, layout: str, T: int, K: int, C: int, seed: int, samples: int, lengths: Tensor,
     sequence_id: Tensor, tensors: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     spec = Spec(semiring, backend, layout, T, K, C)
     run = program(semiring)
     module = serving(backend, run, set(spec.names), lengths.device)
     models = spec.models(tensors)
     state = module.scan(run, models, lengths, T, K, C, True)
-    return walk.sample(run, models, lengths, T, K, C, state, seed, samples, sequence_id)
+    draw = getattr(module, "draw", walk.draw)
+    return draw(run, models, lengths, T, K, C, state, seed, samples, sequence_id)
 
 
 @_sample.register_fake
 def _sample_fake(semiring, backend, layout, T, K, C, seed, samples, lengths, sequence_id, tensors):
-    shape = (samples, lengths.shape[0], T)
-    return lengths.new_empty(shape, dtype=torch.bool), lengths.new_empty(shape)
+    shape = (samples, lengths.shape[0])
+    start, end, label = (lengths.new_empty((*shape, T)) for _ in range(3))
+    return start, end, label, lengths.new_empty(shape)
 
 
 def run_choices(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> State:

@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 from semicrf.compile import compiled, dual, program
 from semicrf.engine.dispatch import best
 from semicrf.engine.layout import Spec
+from semicrf.engine.marks import Lists
 from semicrf.engine.operators import N, Stored, run_choices, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
 
@@ -225,8 +226,10 @@ def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[T
     return *torch.ops.semicrf.walk(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
 
 
-def sample(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, samples: int, sequence_id: Tensor):
-    """Start marks (S, B, T) and labels at them, of exact samples."""
+def sample(
+    spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, samples: int, sequence_id: Tensor
+) -> Lists:
+    """start, end and label (S, B, T) of exact samples, and their count (S, B)."""
     detached = [t.detach() for t in tensors]
     return torch.ops.semicrf.sample(*_args(spec), seed, samples, lengths, sequence_id, detached)
 

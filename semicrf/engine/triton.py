@@ -19,10 +19,13 @@ from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, 
 from semicrf.engine.layout import UNFACTORED, shared
 from semicrf.engine.plan import SHORT, TILED, known, plan, squares
 from semicrf.engine.reference import State
+from semicrf.engine.triton_draw import draw
 from semicrf.errors import SemiringError
 from semicrf.kernels import counts, walk
 from semicrf.kernels import scan as forward
 from semicrf.kernels import scan_vjp as backward
+
+__all__ = ["best", "both", "draw", "scan", "scan_vjp", "serves", "stored"]
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
 FORWARD, BOTH_WAYS, BACKWARD, ROWS, TRANSITIONS, DURATIONS, WALK = map(

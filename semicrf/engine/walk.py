@@ -14,6 +14,7 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.arcs import Arcs
+from semicrf.engine.marks import Lists, listed
 from semicrf.engine.reference import Algebra, State, Windows, _windows
 
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
@@ -51,11 +52,11 @@ def best(lengths: Tensor, state: State) -> tuple[Tensor, Tensor]:
     return _walk(lengths, state.end_id[0], T, choose)
 
 
-def sample(
+def draw(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int,
     state: State, seed: int, samples: int, sequence_id: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Marks (S, B, T) of exact samples: forward filtering, backward sampling (Scott 2002) on the stored sums of Log.
+) -> Lists:  # fmt: skip
+    """Exact samples, segments (S, B, T): forward filtering, backward sampling (Scott 2002) on the stored sums of Log.
 
     The draw at a position depends on (seed, sample, sequence id, position) alone: position t draws the duration of the
     segment that ends at t and the label before it, position 0 the final label. Each is the inverse of a cumulative sum
@@ -85,7 +86,7 @@ def sample(
     at_end = algebra.act(state.alpha[:, torch.arange(B, device=lengths.device), lengths], [a.final() for a in arcs])[0]
     u, _ = uniform(seed, number, sequence_id, torch.zeros_like(row))
     final = torch.where(state.value[0] > -float("inf"), invert(at_end.expand(samples, B, C), u), -1)
-    return _walk(lengths, final, T, choose)
+    return listed(*_walk(lengths, final, T, choose), lengths)
 
 
 def invert(logits: Tensor, u: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ def sample(
     """Exact samples: backward sampling (Scott 2002) on the stored sums."""
     shape = _validation.shape("sample_shape", sample_shape)
     ids = _validation.sequence_ids(sequence_id, p.potentials)
-    marks, labels = p._inference.sample(_validation.seed(generator), shape.numel(), ids)
-    return p._segments(marks, labels, tuple(shape))
+    drawn = p._inference.sample(_validation.seed(generator), shape.numel(), ids)
+    start, end, label, count = (x.reshape((*shape, *p.batch_shape, *x.shape[2:])) for x in drawn)
+    return Segments(start=start, end=end, label=label, count=count)
 
 
 def perturbed_argmax(

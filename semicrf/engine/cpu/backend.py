@@ -10,11 +10,12 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.engine.cpu import generic, linear
+from semicrf.engine.cpu.draw import draw
 from semicrf.engine.cpu.generic import choices
 from semicrf.engine.cpu.path import best
 from semicrf.engine.reference import State
 
-__all__ = ["best", "choices", "scan", "scan_vjp", "serves"]
+__all__ = ["best", "choices", "draw", "scan", "scan_vjp", "serves"]
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:

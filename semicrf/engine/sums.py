@@ -1,0 +1,83 @@
+"""What a walk backwards weighs: the sums that a forward sweep of logarithms stored, with the scores that act on them.
+
+A walker that stands at t with label c draws the duration k of the segment that ends there, and at its start s the label
+c' before it, with the probabilities
+
+    exp(before[s, c] + duration[k, c] + segment[s, k, c] - total[t, c])    where s = t - k >= low[t, c],
+    exp(alpha[s, c'] + lead[s, k, c', c] - g[s, k, c]).
+
+As they are known to sum to one, a draw reads no further than to the choice that it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from semicrf.engine.reference import State
+
+inf = float("inf")
+
+
+class Sums(NamedTuple):
+    """Tensors whose first axis is the batch, or 1 where the batch shares them; what is not float64 is in the dtype in
+    which it was given. Past a length they may hold anything.
+    """
+
+    before: Tensor  # (B, columns, C, T) float64
+    duration: Tensor  # (B or 1, C, K) float64
+    segment: Tensor  # (B or 1, T, K, C), or (1, 0, K, C)
+    total: Tensor  # (B, C, T + 1) float64
+    low: Tensor  # (B or 1, C, T + 1) int32, or (1, C, 0)
+    alpha: Tensor  # (B, T + 1, C), relative to some number of the position
+    g: Tensor  # (B, T, columns, C), relative to the same one
+    lead: Tensor  # (B or 1, T or 1, columns or 1, C, C)
+    final: Tensor  # (B or 1, C)
+
+
+def sums(parts: Mapping[str, Tensor], lengths: Tensor, state: State, T: int, K: int, C: int) -> Sums:
+    """From a model's parts and the state that a sweep of logarithms kept. On a GPU nothing synchronises."""
+    real = {"dtype": torch.float64, "device": lengths.device}
+    before = state.g[0].permute(0, 2, 3, 1) + state.offset[0, :, None, None, :-1]  # float64, as offsets are
+    total = state.alpha[0].mT + state.offset[0, :, None]
+    if "emission" in parts:
+        prefix = torch.nn.functional.pad(_finite(parts["emission"]).cumsum(-1), (1, 0))
+        before, total = before - prefix[:, None, :, :-1], total - prefix
+    if "segment_start" in parts:
+        before = before + parts["segment_start"].double().mT[:, None]
+    if "segment_end" in parts:
+        total = total - torch.nn.functional.pad(parts["segment_end"].double().mT, (1, 0))
+    duration = parts["duration"].double().mT if "duration" in parts else torch.zeros(1, C, K, **real)
+    segment = parts["segment"] if "segment" in parts else torch.zeros(1, 0, K, C, **real)
+    lead = torch.zeros(1, 1, 1, C, C, **real)
+    for i, name in enumerate(n for n in ("transition", "duration_transition", "edge") if n in parts):
+        part = parts[name].unflatten(0, (-1, *[1] * (5 - parts[name].dim())))
+        lead = lead + part if i else part
+    final = parts.get("end", torch.zeros(1, C, **real))
+    low = _low(parts, T, C, lengths.device)
+    made = before, duration, segment, total, low, state.alpha[0], state.g[0], lead, final
+    return Sums(*(x.contiguous() for x in made))
+
+
+def _finite(emission: Tensor) -> Tensor:
+    """(B or 1, C, T) float64, 0 in the place of -inf. Positions come last: sums along the last axis are fast."""
+    e = emission.mT.contiguous().double()
+    return torch.where(e == -inf, 0.0, e)
+
+
+def _low(parts: Mapping[str, Tensor], T: int, C: int, device: torch.device) -> Tensor:
+    """Where a segment of label c that ends at t may start at the earliest, by -inf emissions and required starts."""
+    after = torch.arange(1, T + 1, dtype=torch.int32, device=device)
+    low = torch.zeros((), dtype=torch.int32, device=device)
+    if "emission" in parts:
+        forbidden = parts["emission"].mT == -inf
+        if forbidden.is_cuda or bool(forbidden.any()):
+            low = torch.where(forbidden, after, 0)
+    if "required" in parts:
+        low = torch.maximum(low, torch.where(parts["required"], after - 1, 0)[:, None])
+    if not low.dim():
+        return low.expand(1, C, 0)
+    return torch.nn.functional.pad(low.cummax(-1).values, (1, 0)).expand(-1, C, -1)
