@@ -124,9 +124,9 @@ def test_heaps_that_need_more_room(monkeypatch, canonical):
     d = SemiCRFDistribution(FactoredPotentials(emission, max_duration=6), [40, 25])
     want = d.topk(50, canonical)
     rooms: list[int] = []
-    search = kbest.enumerate_walks
+    search = kbest.search
     monkeypatch.setattr(kbest, "ROOM", 1)
-    monkeypatch.setattr(kbest, "enumerate_walks", lambda *a: rooms.append(len(a[3].loss)) or search(*a))
+    monkeypatch.setattr(kbest, "search", lambda *a: rooms.append(len(a[3].loss)) or search(*a))
     segments, scores = d.topk(50, canonical)
     assert rooms[1] == 4 * rooms[0]
     assert segments == want[0]

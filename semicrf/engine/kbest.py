@@ -1,10 +1,10 @@
-"""The k best segmentations of a batch: Viterbi on the model's backend, then `semicrf.engine.sidetracks` on the host."""
+"""The k best segmentations of a batch: Viterbi on the model's backend, then `engine.cpu.sidetracks` on the host."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +14,11 @@ from torch import Tensor
 from semicrf.engine import ops
 from semicrf.engine.arcs import Arcs
 from semicrf.engine.cpu.build import Announced
+from semicrf.engine.cpu.graph import Graph, forward
+from semicrf.engine.cpu.linking import collector_off
 from semicrf.engine.cpu.pool import run
-from semicrf.engine.graph import Graph, forward
+from semicrf.engine.cpu.sidetracks import FULL, SPINE, Heap, Queue, Room, Walks, search, segments
 from semicrf.engine.layout import Spec
-from semicrf.engine.sidetracks import FULL, Heap, Walks, enumerate_walks, segments, trace
 
 inf = float("inf")
 ROOM = 16  # sidetracks in heaps, per position, to begin with
@@ -35,40 +36,47 @@ def k_best(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], k: int, canon
         graphs, values = _by_duration(spec, lengths, tensors)
     else:
         graphs, values = _of_viterbi(spec, lengths, tensors)
-    size, count = len(graphs), np.zeros((k, len(graphs)), np.int64)
+    size, counts = len(graphs), np.zeros((len(graphs), k), np.int64)
     score, arrivals = np.full((k, size), -inf), [np.empty((0, 0), np.int64)] * size
 
-    def search(b: int) -> None:
-        walks, arrivals[b] = _search(graphs[b], k, count[:, b])
+    def find(b: int) -> None:
+        walks, arrivals[b] = _search(graphs[b], k, counts[b])
         score[: len(walks.loss), b] = values[b] - walks.loss
 
     work = int(lengths.sum()) * (spec.K + spec.C) * spec.C
-    compiled = bool(segments.signatures) or not size
-    with nullcontext() if compiled else Announced("compiling the search for the k best (once; numba keeps it)"):
-        run([lambda b=b: search(b) for b in range(size)], work)
-    N = int(count.max(initial=1))
-    (out,) = together(((3, k, size, N), np.int64))
-    start, end, label = out
-    run([lambda b=b: segments(graphs[b], arrivals[b], b, start, end, label) for b in range(size)], work)
-    return tuple(map(torch.from_numpy, (start, end, label, count, score)))
+    with _first() if not segments.overloads else nullcontext():
+        run([lambda b=b: find(b) for b in range(size)], work)
+        N = int(counts.max(initial=1))
+        (out,) = together(((3, k, size, N), np.int64))
+        start, end, label = out
+        run([lambda b=b: segments(graphs[b], arrivals[b], b, start, end, label) for b in range(size)], work)
+    return tuple(map(torch.from_numpy, (start, end, label, np.ascontiguousarray(counts.T), score)))
+
+
+@contextmanager
+def _first() -> Iterator[None]:
+    """What surrounds the first call in a process."""
+    with Announced("compiling the search for the k best (once; numba keeps it)"), collector_off():
+        yield
 
 
 def _search(graph: Graph, k: int, count: np.ndarray) -> tuple[Walks, np.ndarray]:
     """The k walks that lose least, or as many as there are; where each comes to its segments; how many these are."""
-    nodes, room = graph.alpha.size + graph.g.size + 1, ROOM * (graph.length + 64)
+    nodes, room, most = graph.alpha.size + graph.g.size + 1, ROOM * (graph.length + 64), 4 * k + 4
     number = np.int32 if nodes < 2**31 else np.int64
     while True:
-        loss, side, heads, arrivals, lost, link = together(
+        loss, side, heads, arrivals, lost, link, wait, entry, path, spine, arcs = together(
             ((k,), np.float64), ((k, 3), np.int64), ((nodes,), np.int32), ((k, graph.length + 1), number),
             ((room,), np.float64), ((room, 5), np.int64),
+            ((most,), np.float64), ((most, 5), np.int64),  # each walk brings four others at most
+            ((3 * graph.length + 4,), np.int64), ((SPINE,), np.int64), ((max(graph.duration.shape),), np.float64),
         )  # fmt: skip
-        found = enumerate_walks(graph, Walks(loss, side), heads, Heap(lost, link))
+        heap, queue, scratch = Heap(lost, link), Queue(wait, entry), Room(path, spine, arcs)
+        found = search(graph, Walks(loss, side), heads, heap, queue, scratch, arrivals, count)
         if found != FULL:
             break
         room *= 4
-    walks = Walks(loss[:found], side[:found])
-    trace(graph, walks, arrivals[:found], count)
-    return walks, arrivals[:found]
+    return Walks(loss[:found], side[:found]), arrivals[:found]
 
 
 def together(*arrays: tuple[tuple[int, ...], type]) -> list[np.ndarray]:
@@ -108,7 +116,7 @@ def _by_duration(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tupl
         ends = ends + torch.nn.functional.pad(arcs.parts["segment_end"], (0, 0, 1, 0))
     nothing = torch.zeros(B, 0, 0, dtype=torch.int64), torch.zeros(B, 0, 0, 0, dtype=torch.int64)
     graphs = _graphs(arcs, K, alpha, g, ends, *nothing, torch.zeros(B, dtype=torch.int64))
-    run([lambda graph=graph: forward(graph) for graph in graphs], int(lengths.sum()) * K * C)
+    run([lambda graph=graph: forward(graph, np.empty(max(K, C))) for graph in graphs], int(lengths.sum()) * K * C)
     values = [(graph.alpha[graph.length, :, 0] + graph.final).max() for graph in graphs]
     return graphs, np.array(values)
 

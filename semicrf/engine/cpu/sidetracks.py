@@ -1,8 +1,8 @@
 """The k best segmentations, from one Viterbi pass: sidetracks from the best walk, in order of what they lose.
 
-A walk through the graph of sums (`semicrf.engine.graph`) that takes what Viterbi took loses nothing; every other arc is
-a *sidetrack* and loses the difference. So a segmentation is the sequence of its sidetracks, and the k best ones are
-those that lose the least.
+A walk through the graph of sums (`semicrf.engine.cpu.graph`) that takes what Viterbi took loses nothing; every other
+arc is a *sidetrack* and loses the difference. So a segmentation is the sequence of its sidetracks, and the k best ones
+are those that lose the least.
 
 Every node that is reached keeps the best sidetrack of each node on the best walk from it in one persistent heap, built
 from the heap of the next node by one insertion. That is the lazy form of Eppstein's algorithm (Eppstein 1998; Jimenez
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semicrf.engine.graph import INF, best, called, choices, kernel, other, part, sizes, source, value
+from semicrf.engine.cpu.graph import INF, best, choices, other, sizes, source, values
+from semicrf.engine.cpu.linking import entry, kernel, small
 
 UNKNOWN, EMPTY, FULL = -2, -1, -1
 SPINE = 64  # more than the right spine of any leftist heap that fits in memory
@@ -54,7 +55,15 @@ NODE, ARC, LEFT, RIGHT, RANK = range(5)
 WAITS = 4
 
 
-@part
+class Room(NamedTuple):
+    """Scratch of one search."""
+
+    path: Any  # (3 T + 4,)
+    spine: Any  # (SPINE,)
+    arcs: Any  # (K or C,), the larger one
+
+
+@kernel
 def insert(heap, used, below, spine, lost, node, arc):
     """One more sidetrack in a leftist heap that stays as it was: what changes on its right spine is copied."""
     depth = 0
@@ -65,52 +74,58 @@ def insert(heap, used, below, spine, lost, node, arc):
     heap.link[used, LEFT], heap.link[used, RIGHT], heap.link[used, RANK] = below, EMPTY, 1
     below, used = used, used + 1
     for d in range(depth - 1, -1, -1):
-        x, y = heap.link[spine[d], LEFT], below
+        old = spine[d]
+        x, y = heap.link[old, LEFT], below
         if x < 0 or heap.link[x, RANK] < heap.link[y, RANK]:
             x, y = y, x
-        heap.loss[used], heap.link[used] = heap.loss[spine[d]], heap.link[spine[d]]
+        heap.loss[used] = heap.loss[old]
+        heap.link[used, NODE], heap.link[used, ARC] = heap.link[old, NODE], heap.link[old, ARC]
         heap.link[used, LEFT], heap.link[used, RIGHT] = x, y
         heap.link[used, RANK] = 1 + (heap.link[y, RANK] if y >= 0 else 0)
         below, used = used, used + 1
     return below, used
 
 
-@called
-def reach(graph, heads, heap, used, path, spine, node):
+@kernel
+def reach(graph, heads, heap, used, room, node):
     """The heap of a node, with those of all nodes on the best walk from it that had none; and how much room is used."""
-    n = 0
+    n, path, m = 0, room.path, room.arcs
     while heads[node] == UNKNOWN:
         if choices(graph, node) == 0:
             heads[node] = EMPTY
         else:
             path[n], n = node, n + 1
-            node = source(graph, node, best(graph, node))
+            node = source(graph, node, best(graph, m, node))
     behind = np.int64(heads[node])
     for i in range(n - 1, -1, -1):
-        arc, v, most = other(graph, path[i], best(graph, path[i]), -1, INF)
+        taken = best(graph, m, path[i])
+        arc = other(m, values(graph, m, path[i]), taken, -1, INF)
         if used + SPINE > heap.loss.shape[0]:
             return behind, FULL
         if arc >= 0:
-            lost = max(0.0, most - v)  # rounding may have stored one of equal arcs
-            behind, used = insert(heap, used, behind, spine, lost, path[i], arc)
+            lost = max(0.0, m[taken] - m[arc])  # rounding may have stored one of equal arcs
+            behind, used = insert(heap, used, behind, room.spine, lost, path[i], arc)
         heads[path[i]] = behind
     return behind, used
 
 
-@called
-def beside(graph, node, arc):
+@kernel
+def beside(graph, m, node, arc):
     """The sidetrack of a node that follows one of its arcs, what it loses, and where that arc leads to."""
-    following, v, most = other(graph, node, best(graph, node), arc, value(graph, node, arc))
-    return following, max(0.0, most - v), source(graph, node, arc)
+    taken = best(graph, m, node)
+    n = values(graph, m, node)
+    following = other(m, n, taken, arc, m[arc])
+    lost = max(0.0, m[taken] - m[following]) if following >= 0 else 0.0
+    return following, lost, source(graph, node, arc)
 
 
-@part
+@small
 def earlier(queue, x, y):
     """Whether x comes before y: what loses less, then what came first."""
     return queue.loss[x] < queue.loss[y] or (queue.loss[x] == queue.loss[y] and x < y)
 
 
-@part
+@kernel
 def push(queue, n, waiting, loss, walk, head, node, arc):
     """The n-th walk that may follow; it joins those that wait."""
     queue.loss[n] = loss
@@ -122,7 +137,7 @@ def push(queue, n, waiting, loss, walk, head, node, arc):
     queue.entry[i, WAITS] = n
 
 
-@part
+@kernel
 def pop(queue, waiting):
     """The first of those that wait, `waiting` of them; one less afterwards."""
     first, last, i, n = queue.entry[0, WAITS], queue.entry[waiting - 1, WAITS], 0, waiting - 1
@@ -138,7 +153,7 @@ def pop(queue, waiting):
     return first
 
 
-@part
+@small
 def follow(queue, n, waiting, walks, walk, heap, head):
     """The walk that leaves `walk` by the sidetrack at a place in a heap; how many have come then."""
     push(queue, n, waiting, walks.loss[walk] + heap.loss[head], walk, head, heap.link[head, NODE], heap.link[head, ARC])
@@ -146,19 +161,18 @@ def follow(queue, n, waiting, walks, walk, heap, head):
 
 
 @kernel
-def enumerate_walks(graph, walks, heads, heap):
+def enumerate_walks(graph, walks, heads, heap, queue, room):
     """Fills in the walks that lose least, and the head of each node's heap; how many walks there are, or FULL where the
     heap has too little room.
     """
     node, k = sizes(graph)[3], walks.loss.shape[0]
-    heads[:] = UNKNOWN
-    path, spine = np.empty(3 * graph.length + 4, np.int64), np.empty(SPINE, np.int64)
-    queue = Queue(np.empty(4 * k + 4), np.empty((4 * k + 4, 5), np.int64))  # each walk brings four others at most
+    for i in range(heads.shape[0]):
+        heads[i] = UNKNOWN
     used = n = waiting = 0
-    walks.loss[0], walks.side[0] = 0.0, -1
-    found = 0 if best(graph, node) < 0 else 1
+    walks.loss[0], walks.side[0, 0], walks.side[0, 1], walks.side[0, 2] = 0.0, -1, -1, -1
+    found = 0 if best(graph, room.arcs, node) < 0 else 1
     while 0 < found < k:
-        behind, used = reach(graph, heads, heap, used, path, spine, node)
+        behind, used = reach(graph, heads, heap, used, room, node)
         if used == FULL:
             return FULL
         if behind >= 0:  # one sidetrack more, after the last one
@@ -176,7 +190,7 @@ def enumerate_walks(graph, walks, heads, heap):
             if head >= 0 and heap.link[head, side] >= 0:
                 n = follow(queue, n, waiting, walks, base, heap, heap.link[head, side])
                 waiting += 1
-        following, more, behind = beside(graph, node, arc)  # or of the same one
+        following, more, behind = beside(graph, room.arcs, node, arc)  # or of the same one
         if following >= 0:
             push(queue, n, waiting, walks.loss[base] + more, base, -1, node, following)
             n, waiting = n + 1, waiting + 1
@@ -184,16 +198,17 @@ def enumerate_walks(graph, walks, heads, heap):
     return found
 
 
-@part
-def arrival(graph, node):
+@small
+def arrival(graph, m, node):
     """Where the best walk from inside a segment, or from its start, comes to the segment before it; -1 for none."""
-    while node < sizes(graph)[2]:
-        node = source(graph, node, best(graph, node))
-    return source(graph, node, best(graph, node)) if choices(graph, node) > 0 else -1
+    first = sizes(graph)[2]
+    while node < first:  # its durations, one after the other where they are told apart
+        node = source(graph, node, best(graph, m, node))
+    return -1 if choices(graph, node) == 0 else source(graph, node, best(graph, m, node))
 
 
 @kernel
-def trace(graph, walks, arrivals, count):
+def trace(graph, walks, found, arrivals, count, m):
     """In `count` how many segments each walk has, in `arrivals` (walks, length + 1) the node at which it comes to the
     segment that ends at each position, -1 where none does.
 
@@ -201,33 +216,43 @@ def trace(graph, walks, arrivals, count):
     a best walk too, both go on alike.
     """
     columns, C, first, end = sizes(graph)
-    for r in range(walks.loss.shape[0]):
-        row, node, above = arrivals[r], end, graph.length + 1
-        if r == 0:
-            row[:] = -1
-        else:
-            row[:], node = arrivals[walks.side[r, 0]], walks.side[r, 1]
-        behind = source(graph, node, best(graph, end) if r == 0 else walks.side[r, 2])
+    for r in range(found):
+        parent, node, above = walks.side[r, 0], walks.side[r, 1] if r > 0 else end, graph.length + 1
+        for t in range(graph.length + 1):
+            arrivals[r, t] = arrivals[parent, t] if r > 0 else -1
+        behind = source(graph, node, best(graph, m, end) if r == 0 else walks.side[r, 2])
         if node < first:
-            above, behind = node // (C * graph.run), arrival(graph, behind)
+            above, behind = node // (C * graph.run), arrival(graph, m, behind)
         elif node < end:
             above = (node - first) // (C * columns) + 1
         while behind >= 0:
             t = behind // (C * graph.run)
-            row[t + 1 : above] = -1
-            if row[t] == behind:
+            for i in range(t + 1, above):
+                arrivals[r, i] = -1
+            if arrivals[r, t] == behind:
                 break
-            row[t], above = behind, t
-            behind = arrival(graph, behind)
+            arrivals[r, t], above = behind, t
+            behind = arrival(graph, m, behind)
         if behind < 0:
-            row[1:above] = -1
+            for i in range(1, above):
+                arrivals[r, i] = -1
         n = 0
         for t in range(1, graph.length + 1):
-            n += row[t] >= 0
+            n += arrivals[r, t] >= 0
         count[r] = n
 
 
-@kernel
+@entry
+def search(graph, walks, heads, heap, queue, room, arrivals, count):
+    """Fill in the walks that lose least and where they come to their segments; how many there are, or FULL where the
+    heap has too little room.
+    """
+    found = enumerate_walks(graph, walks, heads, heap, queue, room)
+    trace(graph, walks, found, arrivals, count, room.arcs)
+    return found
+
+
+@entry
 def segments(graph, arrivals, b, start, end, label):
     """The segments of each walk, in order, from the front of row (rank, b); -1 after them."""
     C = graph.g.shape[0]
@@ -235,9 +260,11 @@ def segments(graph, arrivals, b, start, end, label):
         n, last = 0, 0
         for t in range(1, graph.length + 1 if r < arrivals.shape[0] else 0):
             node = arrivals[r, t]
+            offset = node - t * C * graph.run  # within the nodes of t: divisions are slow
+            # Written without asking, as the next one is written over what is none; the last one ends at the length.
+            start[r, b, n], end[r, b, n] = last, t
+            label[r, b, n] = offset if graph.run == 1 else offset // graph.run
             if node >= 0:
-                offset = node - t * C * graph.run  # within the nodes of t: divisions are slow
-                start[r, b, n], end[r, b, n] = last, t
-                label[r, b, n] = offset if graph.run == 1 else offset // graph.run
                 n, last = n + 1, t
-        start[r, b, n:], end[r, b, n:], label[r, b, n:] = -1, -1, -1
+        for i in range(n, start.shape[2]):
+            start[r, b, i], end[r, b, i], label[r, b, i] = -1, -1, -1
