@@ -8,7 +8,7 @@
 
 from semicrf.constraints import Constraints, Evidence
 from semicrf.distribution import SemiCRFDistribution
-from semicrf.errors import BackendError, InputError, SemiCRFError, SemiringError
+from semicrf.errors import BackendError, InputError, SemiCRFError, SemiringError, SizeError
 from semicrf.potentials import EdgePotentials, FactoredPotentials, Potentials, SegmentPotentials
 from semicrf.segments import Segments
 
@@ -16,5 +16,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError", "Constraints", "EdgePotentials", "Evidence", "FactoredPotentials", "InputError", "Potentials",
-    "SegmentPotentials", "Segments", "SemiCRFDistribution", "SemiCRFError", "SemiringError", "__version__",
+    "SegmentPotentials", "Segments", "SemiCRFDistribution", "SemiCRFError", "SemiringError", "SizeError", "__version__",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from semicrf._room import check_room
 from semicrf.engine.layers import log_sum
 from semicrf.errors import bad_input
 from semicrf.potentials import Potentials
@@ -38,11 +39,13 @@ def censored(
     show, log P(D >= k) where durations are log-probabilities. Marginals and samples are of the part that shows.
 
     Args:
-        potentials: a model with `duration`. The result holds a score for every segment: ``T K C`` numbers.
+        potentials: a model with `duration`. The result holds a score for every segment: ``B T K C`` numbers, and twice
+            as many while it is made.
         lengths: int64 ``(...)``, those of the distribution; T by default.
         first, last: which end is censored.
 
     Raises:
+        SizeError: where that is larger than the memory that is free.
         InputError: a model without durations, or lengths of another shape.
 
     Source: Guédon 2003, for the last segment; Yu 2010, section 2.
@@ -57,6 +60,9 @@ def censored(
             "potentials", f"parts {list(potentials.parts)}", "a model with duration=", "give its durations."
         )
     T, K, device = potentials.T, potentials.K, potentials.device
+    size = 2 * potentials.dtype.itemsize
+    fix = "fewer sequences at a time, or a smaller K."
+    check_room("censored", (potentials.B, T, K, potentials.C), device, fix, size)
     length = torch.full(potentials.batch_shape, T, device=device) if lengths is None else torch.as_tensor(lengths)
     if length.shape != potentials.batch_shape:
         expected = f"{tuple(potentials.batch_shape)}, the batch shape"

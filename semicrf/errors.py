@@ -19,6 +19,10 @@ class BackendError(SemiCRFError, RuntimeError):
     """A backend is unknown, not installed here, or cannot run on the given device."""
 
 
+class SizeError(SemiCRFError, MemoryError):
+    """What was asked for is larger than the memory that is free."""
+
+
 def bad_input(name: str, got: object, expected: object, fix: str = "") -> InputError:
     """The error for an argument: ``name``, what was passed, what was expected, and the likely fix.
 

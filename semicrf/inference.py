@@ -14,10 +14,12 @@ from torch import Tensor
 from semicrf.algebra import Log, Max, Semiring
 from semicrf.compile import Program, compiled
 from semicrf.engine import ops
+from semicrf.engine.dispatch import BACKENDS
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.marks import Lists
 from semicrf.engine.primitives import generated
 from semicrf.engine.reference import State
+from semicrf.engine.sums import Sums, probability, sums
 from semicrf.errors import BackendError
 from semicrf.potentials import Potentials
 
@@ -78,6 +80,37 @@ class Inference:
             raise BackendError("topk: needs numba, which is not installed. Likely fix: pip install numba.") from error
         parts = self.potentials.parts
         return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
+
+    def watched(self) -> bool:
+        """Whether something differentiates, batches or traces what is computed."""
+        return torch.compiler.is_compiling() or not ops.plain(list(self.potentials.parts.values()))
+
+    def sums(self) -> tuple[Sums, Tensor]:
+        """What a forward sweep stored, as a walk backwards weighs it, and P(a segment of each label ends behind a
+        position) (B, T, C); without a graph. Together they give the probability of any segment.
+        """
+        p = self.potentials
+        with torch.no_grad():
+            stored = sums({n: t.detach() for n, t in p.parts.items()}, self.lengths, self.state(Log), p.T, p.K, p.C)
+            return stored, self.log_z_gradients(["segment_end"])["segment_end"]
+
+    def by_duration(self) -> Tensor:
+        """(B, T, K): the probability that a segment starts at t and lasts k, without a graph."""
+        stored, ending = self.sums()
+        at = [torch.arange(n, device=ending.device) for n in ending.shape]
+        b, s, c = torch.broadcast_tensors(at[0][:, None, None], at[1][:, None], at[2])
+        ks = torch.arange(1, self.potentials.K + 1, device=ending.device)
+        return torch.stack([probability(stored, ending, self.lengths, b, s, k, c).sum(-1) for k in ks], -1)
+
+    def most_matches(self, cost: float) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Start marks (B, T), labels at them, and what is gained (B,), of the segmentation that maximises the sum of
+        P(segment) - cost; None where numba, whose loops need no table of all segments, is not there or not wanted.
+        """
+        if "cpu" not in BACKENDS or self.backend in ("reference", "blocked"):
+            return None
+        from semicrf.engine.cpu.judge import judge  # here, as numba's loops are loaded when they are first needed
+
+        return tuple(x.to(self.lengths.device) for x in judge(*self.sums(), self.lengths, cost))  # pyright: ignore[reportReturnType]  # of as many
 
     def sample(self, seed: int, samples: int, sequence_id: Tensor) -> Lists:
         """start, end and label (S, B, T) of exact samples, and their count (S, B)."""

@@ -92,7 +92,7 @@ class Scan(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         state, tensors = rest[:N], rest[N:]
         wanted = tuple(ctx.needs_input_grad[3:])
-        if state[1].numel() and _plain([grads[0], *tensors]):
+        if state[1].numel() and plain([grads[0], *tensors]):
             pulled = run_scan_vjp(ctx.spec, wanted, lengths, grads[0], state, tensors)
         else:
             pulled = ScanVJP.apply(ctx.spec, wanted, lengths, grads[0], *state, *tensors)
@@ -201,7 +201,7 @@ def _direct(tensors: Sequence[Tensor]) -> bool:
     return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
-def _plain(tensors: Sequence[Tensor]) -> bool:
+def plain(tensors: Sequence[Tensor]) -> bool:
     """Whether nothing differentiates either."""
     return _direct(tensors) and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
@@ -211,7 +211,7 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
     keep = keep or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     if torch.compiler.is_compiling():
         return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
-    if _plain(tensors):
+    if plain(tensors):
         return run_scan(spec, keep, lengths, tensors)
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
@@ -219,7 +219,7 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
     tensors = [t.detach() for t in tensors]
-    if not torch.compiler.is_compiling() and _plain(tensors):
+    if not torch.compiler.is_compiling() and plain(tensors):
         state = run_choices(spec, lengths, tensors)
         return *best(lengths, state.alpha_id, state.g_id, state.end_id), state.value[0]
     state = State(*torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors))
@@ -241,7 +241,7 @@ def scan_vjp(
     if torch.compiler.is_compiling():
         state = torch.ops.semicrf.scan(*_args(spec), True, lengths, tensors)
         return torch.ops.semicrf.scan_vjp(*_args(spec), wanted, lengths, cotangent, state, tensors)
-    if _plain([cotangent, *tensors]):
+    if plain([cotangent, *tensors]):
         state = run_scan(spec, True, lengths, tensors)
         return run_scan_vjp(spec, wanted, lengths, cotangent, state, tensors)
     with torch.no_grad():

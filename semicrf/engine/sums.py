@@ -37,6 +37,35 @@ class Sums(NamedTuple):
     lead: Tensor  # (B or 1, T or 1, columns or 1, C, C)
     final: Tensor  # (B or 1, C)
 
+    def arrays(self) -> Sums:
+        """The same as NumPy's arrays on the host, float64 but for `low`, which loops of numba take."""
+        host = (x if x.dtype == torch.int32 else x.double() for x in (x.detach().cpu() for x in self))
+        return Sums._make(x.numpy() for x in host)
+
+
+def probability(x: Sums, ending: Tensor, lengths: Tensor, b: Tensor, s: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    """The probability of segments of sequence b, of label c, that start at s and last k, float64; 0 where there is none
+    such. Integers that broadcast together, 1 <= k <= K and 0 <= s < T.
+
+    `ending` (B, T, C): the probability that a segment of label c ends behind a position.
+    """
+    t, T = s + k, x.before.shape[-1]
+    inside = t <= lengths[b]
+    s, t = torch.where(inside, s, 0), torch.where(inside, t, 1).clamp(max=T)
+
+    def own(part: Tensor) -> Tensor:
+        return b if part.shape[0] > 1 else torch.zeros_like(b)
+
+    frame = x.total[b, c, t]
+    w = x.before[b, (k - 1) * (x.before.shape[1] > 1), c, s] + x.duration[own(x.duration), c, k - 1]
+    if x.segment.shape[1] > 0:
+        w = w + x.segment[own(x.segment), s, k - 1, c]
+    allowed = inside & (frame > -inf)
+    if x.low.shape[-1] > 0:
+        allowed = allowed & (s >= x.low[own(x.low), c, t])
+    share = torch.where(allowed, w - frame, -inf).exp()
+    return torch.where(allowed, share * ending[b, t - 1, c], 0.0)
+
 
 def sums(parts: Mapping[str, Tensor], lengths: Tensor, state: State, T: int, K: int, C: int) -> Sums:
     """From a model's parts and the state that a sweep of logarithms kept. On a GPU nothing synchronises."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from semicrf import _validation
+from semicrf._room import check_room
 from semicrf.algebra import LogCount
 from semicrf.engine.layers import by_count, scores
 from semicrf.engine.layout import MASKS, PARTS
@@ -37,12 +38,15 @@ def segment_count(self: SemiCRFDistribution, max: int) -> Tensor:
 
     What lies beyond `max` is left out, so the probabilities add up to one for ``max = T``. Adding `log_partition` gives
     the log-partition over segmentations of exactly m segments, whose gradient in a potential is a marginal given m.
-    One layer per segment, parallel over time: ``max T (K C + C^2)`` operations, memory for ``T K C`` numbers.
+    One layer per segment, parallel over time: ``max T (K C + C^2)`` operations. Memory: ``4 B T K C`` numbers of
+    float64, and with gradients ``B T C (1 + K)`` more for each layer where what leads into a segment depends on its
+    duration, ``2 B T C`` elsewhere.
 
     Args:
         max: the largest number that is asked for, at least 1.
 
     Raises:
+        SizeError: where that is larger than the memory that is free.
         InputError: max is not an integer of at least 1.
 
     >>> from semicrf import FactoredPotentials, SemiCRFDistribution
@@ -51,6 +55,8 @@ def segment_count(self: SemiCRFDistribution, max: int) -> Tensor:
     [1.0, 3.0, 3.0, 1.0, 0.0]
     """
     most = _validation.count("max", max, 1)
+    fix = "fewer sequences at a time, or with_segment_count(m) for a small m."
+    check_room("segment_count", (len(self._lengths), self.T, self.K, self.C), self._lengths.device, fix, 32)
     arcs = scores(self.potentials.parts, self._lengths, self.T, self.K, self.C)
     joint, log_z = by_count(arcs, self._lengths, most), self._inference.log_z()[:, None]
     possible = joint > -inf

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semicrf import _validation
+from semicrf._room import check_room
 from semicrf.constraints import Evidence
 from semicrf.engine.layout import MASKS
 from semicrf.errors import bad_input
@@ -27,16 +28,21 @@ def topk(self: SemiCRFDistribution, k: int, canonical: bool = False) -> tuple[Se
     """The k best segmentations ``(k, ...)`` and their scores ``(k, ...)``: exact, distinct, best first.
 
     Where fewer exist, the others have count 0 and score -inf. The first is `argmax`; equal scores come in one order,
-    always the same. The gradient of a score is the indicator of its segmentation. One Viterbi pass, then a search on
-    the host, in float64, for any k.
+    always the same. The gradient of a score is the indicator of its segmentation. One Viterbi pass, then a search, for
+    any k.
+
+    Both run on the host, in float64, by numba: a model on a GPU is copied there, and the lists come back to it, cut to
+    the longest (N, which therefore synchronises). Memory ``O(B T (C + k))``, with a column for each duration where what
+    leads into a segment depends on it.
 
     Args:
         k: at least 1.
         canonical: neighbours with the same label may exchange their durations, often at the same score, and so fill the
             list with variants of one segmentation. True keeps one order: durations inside a run of equal labels do not
-            increase. Takes memory for ``T K C`` numbers per sequence.
+            increase. Takes ``3 B T K C`` numbers of float64 on the host.
 
     Raises:
+        SizeError: where that is larger than the memory that is free.
         InputError: k is not an integer of at least 1.
 
     Source: Eppstein 1998; Jimenez & Marzal 2003.
@@ -49,7 +55,11 @@ def topk(self: SemiCRFDistribution, k: int, canonical: bool = False) -> tuple[Se
     >>> p.topk(2, canonical=True)[0].tolist()
     [[(0, 1, 1), (1, 2, 1)], [(0, 2, 1)]]
     """
-    start, end, label, count, value = self._inference.k_best(_validation.count("k", k, 1), canonical)
+    _validation.count("k", k, 1)
+    if canonical:
+        fix = "canonical=False, or fewer sequences at a time."
+        check_room("topk", (len(self._lengths), self.T, self.K, self.C), torch.device("cpu"), fix, 24)
+    start, end, label, count, value = self._inference.k_best(k, canonical)
     device, N = self._lengths.device, start.shape[-1]
     start, end, label, count, value = (x.to(device) for x in (start, end, label, count, value))
     if torch.is_grad_enabled() and any(t.requires_grad for t in self.potentials.parts.values()):
@@ -79,7 +89,9 @@ def mbr(
     Probabilities are marginals of this distribution. What a loss does not look at, boundaries between equal labels for
     ``"position"`` and labels for ``"boundary"``, is the best that the model has beside the rest. A cost of 0.5 keeps
     what is more likely than not; as segments have to fill the sequence, others are taken where nothing better fits.
-    Segments, and boundaries with a tolerance, take memory for ``T K C`` numbers per sequence.
+    Memory is of the inputs' size; boundaries with a tolerance take ``3 T K`` numbers per sequence beside it. For
+    ``"segment"`` the last step runs on the host, by numba; without numba, and on the backends "reference" and
+    "blocked", it takes ``2 T K C`` numbers.
 
     Args:
         loss: what counts as right.
@@ -87,6 +99,7 @@ def mbr(
         tolerance: in positions, at least 0; read by ``"boundary"`` alone.
 
     Raises:
+        SizeError: where that is larger than the memory that is free.
         InputError: an unknown loss, a cost that is not a finite number, a tolerance that is not a count.
 
     Source: Goel & Byrne 2000; Goodman 1996 for expected matches.
@@ -104,6 +117,9 @@ def mbr(
         raise bad_input("cost", repr(cost), "a finite number")
     _validation.count("tolerance", tolerance, 0)
     with torch.no_grad():
+        streamed = self._inference.most_matches(cost) if loss == "segment" else None
+        if streamed is not None:
+            return self._segments(*streamed[:2], (), score=self._shaped(streamed[2]))
         name, gain = _gain(self, loss, cost, tolerance)
         nothing = gain.new_zeros(())
         parts = {n: t if n in MASKS else _allowed(t, nothing) for n, t in self.potentials.parts.items()}
@@ -128,11 +144,14 @@ def _gain(p: SemiCRFDistribution, loss: str, cost: float, tolerance: int) -> tup
     if loss == "position":
         return "emission", p._inference.log_z_gradients(["emission"])["emission"]
     if loss == "segment":
+        fix = "backend='auto', with numba, which needs no table; or fewer sequences at a time."
+        check_room("mbr", (len(p._lengths), p.T, p.K, p.C), p._lengths.device, fix, 16)
         return "segment", p._inference.log_z_gradients(["segment"])["segment"] - cost
+    check_room("mbr", (len(p._lengths), p.T, p.K), p._lengths.device, "fewer sequences at a time.", 24)
     if tolerance == 0:
         near = p._inference.log_z_gradients(["segment_start"])["segment_start"].sum(-1)
     else:
-        near = _near(p._inference.log_z_gradients(["segment"])["segment"].sum(-1), p._lengths, tolerance)
+        near = _near(p._inference.by_duration(), p._lengths, tolerance)
     return "segment_start", (near - cost)[..., None].expand(-1, -1, p.C)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from semicrf._room import check_room
 from semicrf.algebra import Max
 from semicrf.engine.mirror import behind, by_start, leads, mirrored
 from semicrf.engine.spans import Spans
@@ -20,15 +21,17 @@ if TYPE_CHECKING:
     from semicrf.distribution import SemiCRFDistribution
 
 inf = float("inf")
+FIX = "ask for fewer sequences at a time, or for the views by position, boundary or duration."
 
 
 class MaxMarginals:
     """The score of the best segmentation through each thing that `Marginals` gives the probability of; -inf where there
     is none. A lazy view; constants, without a graph.
 
-    Two sweeps of Max, over the model and its mirror image in time, then one pass over durations. All but `segments`
-    and `edge` take memory of the inputs' size, except where a model has parts by duration and transition: its mirror
-    image holds a number for every arc.
+    Two sweeps of Max, over the model and its mirror image in time, then one pass over durations. All but `segments` and
+    `segment` (``2 B T K C`` numbers of float64) and `edge` (``2 B T K C^2``) take memory of the inputs' size, except
+    where a model has parts by duration and transition: its mirror image holds a number for every arc. `SizeError` where
+    a table is larger than the memory that is free.
     """
 
     def __init__(self, distribution: SemiCRFDistribution):
@@ -127,6 +130,8 @@ class MaxMarginals:
 
     @cached_property
     def _segments(self) -> Tensor:
+        d = self._distribution
+        check_room("max_marginals, segments", (len(d._lengths), d.T, d.K, d.C), d._lengths.device, FIX, 16)
         return torch.stack([self._segment(k)[1] for k in range(1, self._distribution.K + 1)], 2)
 
     @property
@@ -138,6 +143,7 @@ class MaxMarginals:
     def edge(self) -> Tensor:
         """(..., T, K, C, C): the best score with the arc ``[s, k - 1, previous, next]``; at s = 0 in previous = 0."""
         arcs, alpha, _, _ = self._sweeps
+        check_room("max_marginals, edge", (arcs.B, arcs.T, arcs.K, arcs.C, arcs.C), alpha.device, FIX, 16)
         rows = []
         for k in range(1, arcs.K + 1):
             onwards = self._segment(k)[0][:, :, None]
@@ -154,4 +160,6 @@ class MaxMarginals:
         Raises:
             InputError: the batch shapes do not fit.
         """
-        return at_segments(self._distribution, self._distribution._shaped(self._segments), segments, -inf)
+        table = self._segments
+        found = at_segments(self._distribution, lambda row, s, k, c: table[row, s, k, c], segments, -inf)
+        return found.to(self._distribution.dtype)

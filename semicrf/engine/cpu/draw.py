@@ -15,7 +15,7 @@ from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.pool import groups
 from semicrf.engine.marks import Lists
 from semicrf.engine.reference import State
-from semicrf.engine.sums import Sums, sums
+from semicrf.engine.sums import sums
 
 INF = float("inf")
 WORD = 0xFFFFFFFF
@@ -155,8 +155,7 @@ def draw(
     state: State, seed: int, samples: int, sequence_id: Tensor,
 ) -> Lists:  # fmt: skip
     """Segments (S, B, T) and their count (S, B)."""
-    stored, B = sums(models[0], lengths, state, T, K, C), len(lengths)
-    x = Sums._make(part.numpy() if part is stored.low else part.double().numpy() for part in stored)
+    x, B = sums(models[0], lengths, state, T, K, C).arrays(), len(lengths)
     out, count = np.empty((3, samples * B, T), np.int64), np.empty(samples * B, np.int64)  # large pages
     keys, ends = sequence_id.contiguous().numpy(), lengths.contiguous().numpy()
 
