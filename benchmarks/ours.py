@@ -40,6 +40,12 @@ def best_path(p: SemiCRFDistribution, q: SemiCRFDistribution) -> Tensor:
     return score
 
 
+def samples(p: SemiCRFDistribution, q: SemiCRFDistribution) -> Tensor:
+    """What a seed gives; their mean number of segments can be compared."""
+    return p.sample((1000,), generator=torch.Generator().manual_seed(0)).count.double().mean(0)
+
+
+NO_GRADIENTS = ("marginals", "best path", "max-marginals", "1000 samples")
 QUANTITIES = {
     "log-partition": Quantity(Log, lambda p, q: p.log_partition),
     "marginals": Quantity(Log, lambda p, q: p.marginals.position),
@@ -50,6 +56,7 @@ QUANTITIES = {
     "best path": Quantity(Max, best_path, first="max"),
     "top 100": Quantity(Max, lambda p, q: p.topk(100)[1], first="max"),
     "max-marginals": Quantity(Max, lambda p, q: p.max_marginals.position, first="max"),
+    "1000 samples": Quantity(Log, samples),
     "KMax(4)": Quantity(KMax(4), lambda p, q: p.kmax(4), first="max"),
     "Std": Quantity(Std, lambda p, q: p.reduce("std").z, centred=True),
 }
@@ -82,7 +89,7 @@ class Ours(Contender):
     """End to end from the public interface: potentials, distribution, dispatch, sweep, results."""
 
     quantities: ClassVar[frozenset[str]] = frozenset(
-        {*QUANTITIES, *(q + GRADIENTS for q in QUANTITIES if q not in ("marginals", "best path", "max-marginals"))}
+        {*QUANTITIES, *(q + GRADIENTS for q in QUANTITIES if q not in NO_GRADIENTS)}
     )
 
     def __init__(
