@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from semicrf import _html, _validation, support
-from semicrf.algebra import KMax, Max, Semiring
+from semicrf.algebra import Max, Semiring
 from semicrf.compile import compiled
 from semicrf.constraints import Evidence, as_segments
 from semicrf.engine.dispatch import choose
@@ -144,7 +144,7 @@ class SemiCRFDistribution(Distribution):
 
     def kmax(self, k: int) -> Tensor:
         """``(k, ...)``: the k best scores, descending, -inf where fewer exist; k <= 16; differentiable."""
-        return self._inference.total(KMax(k)).to(self.dtype).reshape(k, *self.batch_shape)
+        return self._inference.kmax(k).to(self.dtype).reshape(k, *self.batch_shape)
 
     entropy = information.entropy
     perplexity = information.perplexity

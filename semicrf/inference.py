@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semicrf.algebra import Log, Max, Semiring
+from semicrf.algebra import KMax, Log, Max, Semiring
 from semicrf.compile import Program, compiled
 from semicrf.engine import ops
 from semicrf.engine.dispatch import BACKENDS
@@ -44,6 +44,10 @@ class Inference:
         models = [self.potentials.parts, *others]
         return ops.scan(self.spec(semiring, models), self.lengths, flat(models)).value
 
+    def kmax(self, k: int) -> Tensor:
+        """(k, B): the k best scores."""
+        return self.total(_kmax(k))
+
     def state(self, semiring: type[Semiring]) -> State:
         """What a forward sweep leaves at every position, without a graph."""
         models = [self.potentials.parts]
@@ -72,6 +76,7 @@ class Inference:
         """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
         return ops.best_path(self.spec(Max, [self.potentials.parts]), self.lengths, flat([self.potentials.parts]))
 
+    @torch.compiler.disable(reason="topk: the search runs on the host, outside of compiled functions")
     def k_best(self, k: int, canonical: bool) -> tuple[Tensor, ...]:
         """start, end, label (k, B, N), count and score (k, B) of the k best segmentations, on the host."""
         try:
@@ -79,11 +84,20 @@ class Inference:
         except ModuleNotFoundError as error:
             raise BackendError("topk: needs numba, which is not installed. Likely fix: pip install numba.") from error
         parts = self.potentials.parts
+        self.refuse_vmap("topk")
         return k_best(self.spec(Max, [parts]), self.lengths, flat([parts]), k, canonical)
 
     def watched(self) -> bool:
         """Whether something differentiates, batches or traces what is computed."""
         return torch.compiler.is_compiling() or not ops.plain(list(self.potentials.parts.values()))
+
+    def refuse_vmap(self, what: str) -> None:
+        """Raise where vmap batches this model.
+
+        Raises:
+            BackendError: naming what was asked for, and what to do instead.
+        """
+        ops.refuse_vmap(what, list(self.potentials.parts.values()))
 
     def sums(self) -> tuple[Sums, Tensor]:
         """What a forward sweep stored, as a walk backwards weighs it, and P(a segment of each label ends behind a
@@ -96,6 +110,8 @@ class Inference:
 
     def by_duration(self) -> Tensor:
         """(B, T, K): the probability that a segment starts at t and lasts k, without a graph."""
+        if self.watched():
+            return self.log_z_gradients(["segment"])["segment"].sum(-1)
         stored, ending = self.sums()
         at = [torch.arange(n, device=ending.device) for n in ending.shape]
         b, s, c = torch.broadcast_tensors(at[0][:, None, None], at[1][:, None], at[2])
@@ -106,7 +122,7 @@ class Inference:
         """Start marks (B, T), labels at them, and what is gained (B,), of the segmentation that maximises the sum of
         P(segment) - cost; None where numba, whose loops need no table of all segments, is not there or not wanted.
         """
-        if "cpu" not in BACKENDS or self.backend in ("reference", "blocked"):
+        if "cpu" not in BACKENDS or self.backend in ("reference", "blocked") or self.watched():
             return None
         from semicrf.engine.cpu.judge import judge  # here, as numba's loops are loaded when they are first needed
 
@@ -121,6 +137,11 @@ class Inference:
 @torch.compiler.assume_constant_result  # tracing a semiring is no work for a tensor compiler
 def _key(semiring: type[Semiring]) -> str:
     return compiled(semiring).key
+
+
+@torch.compiler.assume_constant_result
+def _kmax(k: int) -> type[Semiring]:
+    return KMax(k)
 
 
 def read(program: Program, total: Tensor, finish: Callable[[Tensor], Tensor]) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from semicrf.engine.layout import BY_DURATION, MASKS, PARTS, shared
 
@@ -43,7 +44,9 @@ class Arcs:
         """lo (B, T+1, C or 1), or None where nothing is bounded."""
         here = torch.arange(1, self.T + 1, device=self.device)[None, :, None]
         bounds = []
-        if self.forbidden is not None and bool(self.forbidden.any()):
+        # Where something traces or batches, no number can be asked for.
+        watched = torch.compiler.is_compiling() or peek_interpreter_stack() is not None
+        if self.forbidden is not None and (watched or bool(self.forbidden.any())):
             bounds.append(torch.where(self.forbidden, here, 0))
         if required is not None:
             bounds.append(torch.where(required[..., None], here - 1, 0))

@@ -19,7 +19,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+)
 from torch.autograd import forward_ad
 
 from semicrf.compile import compiled, dual, program
@@ -28,6 +33,7 @@ from semicrf.engine.layout import Spec
 from semicrf.engine.marks import Lists
 from semicrf.engine.operators import N, Stored, run_choices, run_scan, run_scan_vjp
 from semicrf.engine.reference import State
+from semicrf.errors import BackendError
 
 
 def _args(spec: Spec) -> tuple[str, str, str, int, int, int]:
@@ -206,6 +212,18 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     return _direct(tensors) and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
+def refuse_vmap(what: str, tensors: Sequence[Tensor]) -> None:
+    """Raise where vmap batches tensors: what follows stored choices has no rule for it."""
+    for t in () if torch.compiler.is_compiling() else tensors:
+        while is_functorch_wrapped_tensor(t):
+            if is_batchedtensor(t):
+                raise BackendError(
+                    f"{what}: not under torch.func.vmap. Likely fix: give the batch as leading axes of the potentials, "
+                    "which every question takes."
+                )
+            t = get_unwrapped(t)
+
+
 def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = False) -> State:
     """Run the dynamic programme; `value` (d, B) float64 is differentiable in the tensors."""
     keep = keep or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
@@ -218,6 +236,7 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
 
 def best_path(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Start marks (B, T), labels at them, and the score (B,) of the best segmentation."""
+    refuse_vmap("the best segmentation", tensors)
     tensors = [t.detach() for t in tensors]
     if not torch.compiler.is_compiling() and plain(tensors):
         state = run_choices(spec, lengths, tensors)
@@ -230,6 +249,7 @@ def sample(
     spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], seed: int, samples: int, sequence_id: Tensor
 ) -> Lists:
     """start, end and label (S, B, T) of exact samples, and their count (S, B)."""
+    refuse_vmap("samples", tensors)
     detached = [t.detach() for t in tensors]
     return torch.ops.semicrf.sample(*_args(spec), seed, samples, lengths, sequence_id, detached)
 

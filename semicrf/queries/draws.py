@@ -24,6 +24,7 @@ def sample(
     p: SemiCRFDistribution, sample_shape: object, generator: torch.Generator | None, sequence_id: Tensor | None
 ) -> Segments:
     """Exact samples: backward sampling (Scott 2002) on the stored sums."""
+    p._inference.refuse_vmap("samples")
     shape = _validation.shape("sample_shape", sample_shape)
     ids = _validation.sequence_ids(sequence_id, p.potentials)
     drawn = p._inference.sample(_validation.seed(generator), shape.numel(), ids)
@@ -58,6 +59,7 @@ def perturbed_argmax(
     """
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
         raise bad_input("scale", repr(scale), "a finite number of at least 0")
+    self._inference.refuse_vmap("perturbed_argmax")
     ids = _validation.sequence_ids(sequence_id, self.potentials)
     place = torch.arange(self.T * self.C, device=ids.device)
     u, _ = uniform(_validation.seed(generator), torch.zeros_like(place), ids[:, None], place)

@@ -41,6 +41,7 @@ class MaxMarginals:
     def _sweeps(self) -> tuple[Spans, Tensor, Tensor, Tensor]:
         """Arcs; alpha (B, T + 1, C) and g (B, T, columns, C) of what comes before; what comes after (B, T + 1, C)."""
         own = self._distribution._inference
+        own.refuse_vmap("max_marginals")
         p, lengths = own.potentials, own.lengths
         with torch.no_grad():
             arcs = Spans(p.parts, lengths, p.T, p.K, p.C)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from semicrf import _validation
-from semicrf.algebra import Expectation
+from semicrf.algebra import Expectation, Semiring
 from semicrf.compile import dual
 from semicrf.potentials import Potentials
 
@@ -45,7 +46,12 @@ def expectation(self: SemiCRFDistribution, f: Potentials) -> Tensor:
 
 def covariance(self: SemiCRFDistribution, f: Potentials, g: Potentials) -> Tensor:
     """``(...)``: the covariance of two additive quantities: the derivative of E[f] when the scores move along g."""
-    return self._shaped(self._inference.total(dual(Expectation), _quantity(self, f), _quantity(self, g), {})[3])
+    return self._shaped(self._inference.total(_derivative(), _quantity(self, f), _quantity(self, g), {})[3])
+
+
+@torch.compiler.assume_constant_result  # making a semiring is no work for a tensor compiler
+def _derivative() -> type[Semiring]:
+    return dual(Expectation)
 
 
 def root(x: Tensor) -> Tensor:
