@@ -19,6 +19,9 @@ from semicrf.engine.sums import sums
 
 INF = float("inf")
 WORD = 0xFFFFFFFF
+BLOCK = 256
+"""Positions that all walkers of a task cross before any goes on: what is read there stays in the cache."""
+AT, LABEL, PLACE = range(3)
 
 
 @small
@@ -117,12 +120,17 @@ def drawn_label(m, x, b, s, k, c, u):
 
 
 @kernel
-def walk(m, x, seed, sample, key, b, t, out, row):
-    """Draw one sample backwards from t into the end of a row of `out`; where it begins there."""
-    place = out.shape[2]
-    u, v = uniform(seed, sample, key, 0)
-    c = last_label(m, x, b, t, u)
-    while t > 0 and c >= 0:
+def begin(m, x, b, t, seed, sample, key, now, row):
+    """A walker stands at its length; without a label where nothing is possible."""
+    now[row, AT], now[row, PLACE] = t, x.before.shape[3]
+    now[row, LABEL] = last_label(m, x, b, t, uniform(seed, sample, key, 0)[0])
+
+
+@kernel
+def walk(m, x, b, least, seed, sample, key, now, out, row):
+    """Walk on, down to `least` at most; segments go to the end of a row of `out`."""
+    t, c, place = now[row, AT], now[row, LABEL], now[row, PLACE]
+    while t > least and c >= 0:
         u, v = uniform(seed, sample, key, t)
         k = drawn_duration(m, x, b, t, c, u)
         s, place = t - 1 - k, place - 1
@@ -132,22 +140,33 @@ def walk(m, x, seed, sample, key, b, t, out, row):
         elif s > 0:
             c = drawn_label(m, x, b, s, k, c, v)
         t = s
-    return place if c >= 0 else out.shape[2]
+    now[row, AT], now[row, LABEL], now[row, PLACE] = t, c, place
+
+
+@kernel
+def finish(now, out, count, row):
+    """Segments to the front, -1 after them."""
+    T = out.shape[2]
+    place = now[row, PLACE] if now[row, LABEL] >= 0 else T
+    count[row] = T - place
+    for i in range(3):
+        for j in range(T - place):
+            out[i, row, j] = out[i, row, place + j]
+        for j in range(T - place, T):
+            out[i, row, j] = -1
 
 
 @entry
-def _draw(first, last, m, lengths, ids, x, seed, out, count):
+def _draw(first, last, m, lengths, keys, x, seed, now, out, count):
     """Samples `first` to `last` of all of them, one sequence after the other within each."""
     B, T = lengths.shape[0], out.shape[2]
     for row in range(first, last):
-        b = row % B
-        place = walk(m, x, seed, row // B, ids[b], b, lengths[b], out, row)
-        count[row] = T - place
-        for i in range(3):
-            for j in range(T - place):
-                out[i, row, j] = out[i, row, place + j]
-            for j in range(T - place, T):
-                out[i, row, j] = -1
+        begin(m, x, row % B, lengths[row % B], seed, row // B, keys[row % B], now, row)
+    for least in range((T - 1) // BLOCK * BLOCK, -1, -BLOCK):
+        for row in range(first, last):
+            walk(m, x, row % B, least, seed, row // B, keys[row % B], now, out, row)
+    for row in range(first, last):
+        finish(now, out, count, row)
 
 
 def draw(
@@ -156,12 +175,13 @@ def draw(
 ) -> Lists:  # fmt: skip
     """Segments (S, B, T) and their count (S, B)."""
     x, B = sums(models[0], lengths, state, T, K, C).arrays(), len(lengths)
+    now = np.empty((samples * B, 3), np.int64)
     out, count = np.empty((3, samples * B, T), np.int64), np.empty(samples * B, np.int64)  # large pages
     keys, ends = sequence_id.contiguous().numpy(), lengths.contiguous().numpy()
 
     def task(first: int, last: int) -> None:
         m = np.empty((1, C + LANES))
-        _draw(first, last, m, ends, keys, x, seed, out, count)
+        _draw(first, last, m, ends, keys, x, seed, now, out, count)
 
     tasks = [lambda span=span: task(*span) for span in groups(samples * B)]
     run_kernel(_draw, tasks, samples * int(lengths.sum()) * C)
