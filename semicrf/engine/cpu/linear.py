@@ -11,11 +11,13 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
+from semicrf.engine.chunks import MOST, WORK, cuts
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.build import run_kernel
+from semicrf.engine.cpu.cut import Forward, Reverse, Run, pieces, run_in_chunks
 from semicrf.engine.cpu.places import held_as_read
 from semicrf.engine.cpu.pool import groups
-from semicrf.engine.cpu.runs import Pull, Rows, Totals, room, run
+from semicrf.engine.cpu.runs import NO_PULL, Pull, Rows, Totals, room, run
 from semicrf.engine.layout import MASKS, UNFACTORED, shared
 from semicrf.engine.reference import State
 
@@ -61,11 +63,15 @@ def _limits(job: P.Job, T: int) -> tuple[P.Job, float] | None:
     return job._replace(marks=True), limits.pop() if len(limits) == 1 else np.nan
 
 
-NO_PULL = Pull(np.zeros((0, 8, 2), np.int64), np.zeros((0, 0)), np.zeros((0, 0)))
-
-
 def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int, b1: int) -> None:
-    run(job, b0, b1, *room(job), keep, rows, totals, pull)
+    run(job, pieces(job), b0, b1, *room(job), keep, job.reversed, rows, totals, pull)
+
+
+def _cut(lengths: Tensor, K: int, C: int) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
+    """Where the sequences that are cut are cut, and ranges of the others."""
+    B = lengths.shape[0]
+    at = {b: found for b, L in enumerate(lengths.tolist() if B <= MOST else []) if (found := cuts(L, B, K, C))}
+    return at, [(b, b + 1) for b in range(B) if b not in at] if at else groups(B)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -87,19 +93,24 @@ def scan(
     shapes = ((d, B, T + 1, C), (d, B, T, 1, C)) if keep else ((d, 0, 0, 0), (d, 0, 0, 1, 0))
     alpha, g = np.empty(shapes[0]), np.empty(shapes[1])
     tasks: list[Callable[[], None]] = []
+    at, others = _cut(lengths, K, C)
+    runs: list[Run] = []
     limits: list[tuple[int, np.ndarray, float]] = []
     for n, mean, job in _jobs(form, P.described(models), lengths, K, C):
         f = form.weights[n].field
         i = f if mean is None else mean.field
         rows, totals = _rows(alpha, g, f, i), Totals(value[f], np.zeros(B) if mean is None else value[i])
-        tasks += [partial(_run, job, keep, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
+        tasks += [partial(_run, job, keep, rows, totals, NO_PULL, b0, b1) for b0, b1 in others]
+        runs += [Forward(job, b, cut, rows, totals, keep) for b, cut in at.items()]
         found = None if mean is None else _limits(job, T)
         if found is not None:
             marks, limit = found
             totals = Totals(np.zeros(B), np.zeros(B))
             limits.append((i, totals.mean, limit))
             tasks += [partial(_run, marks, False, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
-    run_kernel(run, tasks, len(tasks) * T * C * (K + C) * B // max(1, len(groups(B))))
+    work = len(tasks) * T * C * (K + C) * B // max(1, len(groups(B)))
+    run_kernel(run, tasks, work)
+    run_in_chunks(runs, WORK)
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -135,6 +146,7 @@ def scan_vjp(
     cot = np.where(np.isfinite(value), cotangent.numpy(), 0.0)
     for m in form.means:  # of nothing there is no mean
         cot[m.field] *= value[form.weights[m.weight].field] > -inf
+    gradients = [{n: t.numpy() for n, t in total.items()} for total in sums]
     done: set[int] = set()
     runs = []
     for n, mean, job in _jobs(form, P.described(held), lengths, K, C):
@@ -148,7 +160,15 @@ def scan_vjp(
         for job, rows, totals, pull in runs:
             _run(job, False, rows, totals, pull, b0, b1)
 
-    run_kernel(run, [partial(task, b0, b1) for b0, b1 in groups(B)], 3 * len(runs) * B * T * C * (K + C))
+    at, others = _cut(lengths, K, C)
+    run_kernel(run, [partial(task, b0, b1) for b0, b1 in others], 3 * len(runs) * B * T * C * (K + C))
+    for job, rows, totals, pull in runs:
+        asked = pull.mass.any(0) | pull.moment.any(0)
+        cut = [Reverse(job, b, c, rows, totals, pull) for b, c in at.items() if asked[b]]
+        run_in_chunks(cut, WORK)
+        for r in cut:
+            if r.forgets:
+                r.give_sums(gradients)
     return [{n: shared(s, m[n]) for n, s in total.items()} for total, m in zip(sums, models, strict=True)]
 
 

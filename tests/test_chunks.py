@@ -1,0 +1,304 @@
+"""Time cut into chunks: the same answer as in one piece, whatever the input, and the junctions say how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tables import LONG, assert_same_bits_on_threads
+from torch import Tensor
+
+import semicrf
+from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, Log, LogCount, Semiring, Std
+from semicrf.compile import compiled
+from semicrf.engine import chunks, reference
+from semicrf.engine.chunks import Report, agreement, burn_in, cuts
+from semicrf.engine.dispatch import BACKENDS
+from semicrf.engine.reference import State
+
+pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="numba is not installed")
+
+inf = float("inf")
+Parts = dict[str, Tensor]
+T, K, C = 1200, 12, 4
+
+
+# ------------------------------------------------------------------ families of models
+def random(seed: int, T: int = T, K: int = K, C: int = C, B: int = 1) -> Parts:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "emission": draw(B, T, C), "segment_start": draw(B, T, C), "segment_end": draw(B, T, C),
+        "transition": draw(1, C, C), "duration": draw(1, K, C), "start": draw(1, C), "end": draw(1, C),
+    }  # fmt: skip
+
+
+def _scaled(by: float) -> Callable[[Parts], Parts]:
+    return lambda m: {**m, "emission": m["emission"] * by}
+
+
+def _off_diagonal(by: float) -> Callable[[Parts], Parts]:
+    """Labels rarely change, and nothing tells them apart."""
+
+    def change(m: Parts) -> Parts:
+        transition = torch.full_like(m["transition"], by)
+        transition.diagonal(dim1=1, dim2=2).zero_()
+        return {
+            **m, "transition": transition, "emission": m["emission"][..., :1].expand_as(m["emission"]).clone(),
+            "segment_start": torch.zeros_like(m["emission"]), "segment_end": torch.zeros_like(m["emission"]),
+            "duration": m["duration"][..., :1].expand_as(m["duration"]).clone(),
+        }  # fmt: skip
+
+    return change
+
+
+def _half(first: bool) -> Callable[[Parts], Parts]:
+    """One half forgets, the other does not: guesses are right at some cuts and wrong at others."""
+
+    def change(m: Parts) -> Parts:
+        quiet = _off_diagonal(-18.0)(m)
+        part = slice(None, T // 2) if first else slice(T // 2, None)
+        for name in ("emission", "segment_start", "segment_end"):
+            quiet[name] = quiet[name].clone()
+            quiet[name][:, part] = 12 * m[name][:, part]
+        return quiet
+
+    return change
+
+
+def _holes(m: Parts) -> Parts:
+    generator = torch.Generator().manual_seed(1)
+    at = torch.rand(m["emission"].shape, generator=generator) < 0.02
+    return {**m, "emission": m["emission"].masked_fill(at, -inf)}
+
+
+def _required(m: Parts) -> Parts:
+    at = torch.zeros(m["emission"].shape[:2], dtype=torch.bool)
+    at[:, ::7] = True
+    at[:, T // 2] = True  # a cut
+    return {**m, "required": at}
+
+
+def _one_duration(m: Parts) -> Parts:
+    duration = m["duration"].clone()
+    duration[:, :-1] = -inf
+    return {**m, "duration": duration}
+
+
+def _planted(m: Parts) -> Parts:
+    label = torch.arange(T).div(8, rounding_mode="floor") % C
+    return {**m, "emission": m["emission"] * 0.1 + 2.0 * torch.nn.functional.one_hot(label, C)}
+
+
+FAMILIES: dict[str, tuple[Callable[[Parts], Parts], float]] = {
+    "random": (lambda m: m, 1.0),
+    "weak": (_scaled(0.1), 1.0),
+    "peaked": (_scaled(10.0), 10.0),
+    "far apart": (_scaled(100.0), 100.0),
+    "planted": (_planted, 1.0),
+    "sticky": (_off_diagonal(-8.0), 1.0),
+    "stickier": (_off_diagonal(-50.0), 1.0),
+    "never mixing": (_off_diagonal(-inf), 1.0),
+    "one duration": (_one_duration, 1.0),
+    "forgets at first": (_half(first=True), 10.0),
+    "forgets at last": (_half(first=False), 10.0),
+    "holes": (_holes, 1.0),
+    "required": (_required, 1.0),
+}
+"""What is done to random parts, and the scale of their scores."""
+
+
+# ------------------------------------------------------------------ running in chunks
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of so few positions that tests have many."""
+    monkeypatch.setattr(chunks, "WORK", 0)
+    monkeypatch.setattr(chunks, "SHARE", 1)
+
+
+def run(semiring: type[Semiring], models: list[Parts], lengths: Tensor) -> tuple[State, list[Parts], list[Report]]:
+    program, engine = compiled(semiring), BACKENDS["cpu"]
+    size = models[0]["emission"].shape[1], models[0]["duration"].shape[1], models[0]["emission"].shape[2]
+    wanted = [{n for n, t in m.items() if t.is_floating_point()} for m in models]
+    with chunks.recording() as reports:
+        state = engine.scan(program, models, lengths, *size, True)
+        cotangent = torch.linspace(0.5, 1.0, program.width, dtype=torch.float64)[:, None].expand_as(state.value)
+        return state, engine.scan_vjp(program, models, lengths, *size, state, cotangent, wanted), reports
+
+
+def in_one_piece(semiring: type[Semiring], models: list[Parts], lengths: Tensor) -> tuple[State, list[Parts]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "WORK", inf)
+        state, gradients, reports = run(semiring, models, lengths)
+    assert not reports
+    return state, gradients
+
+
+def assert_same(got: tuple, wanted: tuple, scale: float) -> None:
+    for x, y in ((got[0].value, wanted[0].value), (got[0].alpha, wanted[0].alpha), (got[0].g, wanted[0].g)):
+        finite = y.isfinite() & (y[0] > -inf)  # of nothing there is no mean
+        assert torch.equal(x[0] > -inf, y[0] > -inf)
+        assert ((x - y)[finite].abs() <= LONG[scale] * (1 + y[finite].abs())).all()
+    for x, y in zip(got[1], wanted[1], strict=True):
+        for name in y:
+            assert x[name].isfinite().all()
+            assert (x[name] - y[name]).abs().max() <= LONG[scale] * (1 + y[name].abs().max()), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("semiring", [Log, Entropy, KL])
+def test_chunks_are_one_piece(short, semiring, family):
+    change, scale = FAMILIES[family]
+    models = [change(random(i)) for i in range(semiring.potentials)]
+    lengths = torch.tensor([T])
+    got = run(semiring, models, lengths)
+    assert_same(got, in_one_piece(semiring, models, lengths), scale)
+    assert all(r.disagreements == [] or max(r.disagreements) < 1e-9 for r in got[2])
+    assert all(r.deviation < LONG[scale] * (1 + got[0].value[0].abs().max()) for r in got[2])
+
+
+@pytest.mark.parametrize("semiring", [Std, LogCount, CrossEntropy, Expectation])
+def test_other_sums(short, semiring):
+    models = [random(i) for i in range(semiring.potentials)]
+    lengths = torch.tensor([T])
+    got = run(semiring, models, lengths)
+    assert got[2]
+    assert_same(got, in_one_piece(semiring, models, lengths), 1.0)
+
+
+@pytest.mark.parametrize("size", [(700, 1, 3), (400, 2, 9), (1200, 40, 2), (900, 17, 17)])
+def test_sizes(short, size):
+    models, lengths = [random(3, *size)], torch.tensor([size[0]])
+    got = run(Entropy, models, lengths)
+    assert got[2]
+    assert_same(got, in_one_piece(Entropy, models, lengths), 1.0)
+
+
+def test_ragged_batch(short):
+    """Some sequences are cut, others too short for it."""
+    models, lengths = [random(5, B=3)], torch.tensor([T, 40, T - 133])
+    got = run(Entropy, models, lengths)
+    assert {r.sequence for r in got[2]} == {0, 2}
+    assert_same(got, in_one_piece(Entropy, models, lengths), 1.0)
+
+
+def test_against_the_reference(short):
+    models, lengths = [random(7, 500, 6, 3)], torch.tensor([500])
+    program = compiled(Log)
+    state, gradients, reports = run(Log, models, lengths)
+    assert reports
+    assert reports[0].chunks > 2
+    expected = reference.scan(program, models, lengths, 500, 6, 3, True)
+    wanted = reference.scan_vjp(
+        program, models, lengths, 500, 6, 3, expected, torch.full((1, 1), 0.5, dtype=torch.float64), [set(models[0])]
+    )
+    assert abs(float(state.value - expected.value)) <= LONG[1.0] * (1 + abs(float(expected.value)))
+    for name, gradient in wanted[0].items():
+        assert (gradients[0][name] - gradient).abs().max() <= LONG[1.0] * (1 + gradient.abs().max()), name
+
+
+def test_wrong_guesses_are_mended(short):
+    """Each half alone would be cut without a repair, or not at all."""
+    for family, backward in (("forgets at first", False), ("forgets at last", True)):
+        _, _, reports = run(Log, [FAMILIES[family][0](random(0))], torch.tensor([T]))
+        found = next(r for r in reports if r.reversed == backward)
+        other = next(r for r in reports if r.reversed != backward)
+        assert found.chunks > 1
+        assert found.repairs > 0
+        assert other.chunks == 1
+
+
+def test_what_does_not_forget_is_not_cut(short):
+    for family in ("stickier", "never mixing", "one duration"):
+        _, _, reports = run(Log, [FAMILIES[family][0](random(0))], torch.tensor([T]))
+        assert [r.chunks for r in reports] == [1, 1]
+
+
+def test_impossible_sequences(short):
+    m = random(0)
+    m["emission"][:, T // 2] = -inf
+    state, gradients, _ = run(Entropy, [m], torch.tensor([T]))
+    assert state.value[0] == -inf
+    assert all((g == 0).all() for g in gradients[0].values())
+
+
+def test_a_score_that_is_none_is_seen(short):
+    """NaN in any chunk."""
+    for t in (5, T // 2, T - 1):
+        m = random(0)
+        m["emission"][:, t, 1] = torch.nan
+        state, _, _ = run(Log, [m], torch.tensor([T]))
+        assert state.value.isnan().all()
+
+
+def test_bits_do_not_depend_on_threads(short):
+    models, lengths = [random(11)], torch.tensor([T])
+
+    def tensors() -> list[Tensor]:
+        state, gradients, _ = run(Entropy, models, lengths)
+        return [state.value, state.alpha, *gradients[0].values()]
+
+    assert_same_bits_on_threads(tensors)
+
+
+# ------------------------------------------------------------------ the plan and the certificate
+def test_cuts_depend_on_shapes_alone():
+    assert cuts(1000, 1, 16, 4) == []  # too little work
+    assert cuts(100_000, 32, 100, 24) == []  # enough sequences
+    assert cuts(100_000, 1, 1000, 24) == [50_000]
+    assert len(cuts(1_000_000, 1, 100, 24)) == 15
+    assert len(cuts(1_000_000, 4, 100, 24)) == 3
+    for T_, B, K_ in [(123_457, 1, 100), (999_999, 3, 7), (50_001, 2, 1)]:
+        at = [0, *cuts(T_, B, K_, 24), T_]
+        assert min(np.diff(at)) >= burn_in(K_)
+
+
+def test_agreement():
+    rows = np.log(np.random.default_rng(0).random((5, 3)))
+    means = np.random.default_rng(1).random((5, 3))
+    rows[2, 1] = -inf
+    same = agreement(rows + 7.0, means - 2.0, rows, means)
+    assert same.accepted
+    assert (abs(same.weight - 7.0), abs(same.mean + 2.0)) < (1e-12, 1e-12)
+    for weight, mean in [(1e-6, 0.0), (0.0, 1e-6)]:
+        other, moved = rows.copy(), means.copy()
+        other[0, 0] += weight
+        moved[0, 0] += mean
+        found = agreement(other, moved, rows, means)
+        assert not found.accepted
+        assert found.disagreement == pytest.approx(1e-6, rel=1e-3)
+    more = rows.copy()
+    more[2, 1] = 0.0
+    assert not agreement(more, means, rows, means).accepted
+    more[2, 1] = np.nan
+    assert not agreement(more, means, rows, means).accepted
+    nothing = np.full_like(rows, -inf)
+    assert agreement(nothing, means, nothing, means).accepted
+
+
+def test_diagnostics(short):
+    emission = random(0, B=2)["emission"]
+    d = semicrf.SemiCRFDistribution(
+        semicrf.FactoredPotentials(emission, max_duration=K), lengths=torch.tensor([T, 30]), backend="cpu"
+    ).diagnostics
+    assert d.chunks.tolist() == [8, 1]
+    assert d.burn_in.tolist() == [burn_in(K), 0]
+    assert d.repairs.tolist() == [0, 0]
+    assert 0 < d.disagreement[0] < 1e-11
+    assert d.disagreement[0] <= d.disagreement_sum[0] < 1e-9
+    assert d.cut_deviation[0] < 1e-9
+    assert d.disagreement[1] == d.disagreement_sum[1] == d.cut_deviation[1] == 0
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_diagnostics_where_nothing_is_cut(backend):
+    d = semicrf.SemiCRFDistribution(semicrf.FactoredPotentials(torch.zeros(2, 3, 5, 2)), backend=backend)
+    found = d.diagnostics
+    assert found.chunks.tolist() == [[1] * 3] * 2
+    assert all(x.shape == (2, 3) for x in found)
+    assert all((x == 0).all() for x in found[1:])
