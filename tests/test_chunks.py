@@ -11,8 +11,8 @@ from tables import LONG, assert_same_bits_on_threads
 from torch import Tensor
 
 import semicrf
-from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, Log, LogCount, Semiring, Std
-from semicrf.compile import compiled
+from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std
+from semicrf.compile import compiled, dual
 from semicrf.engine import chunks, reference
 from semicrf.engine.chunks import Report, agreement, burn_in, cuts
 from semicrf.engine.dispatch import BACKENDS
@@ -111,6 +111,8 @@ FAMILIES: dict[str, tuple[Callable[[Parts], Parts], float]] = {
     "required": (_required, 1.0),
 }
 """What is done to random parts, and the scale of their scores."""
+TIED = ("sticky", "stickier", "forgets at first", "forgets at last")
+"""Nothing tells labels apart here, and a segment may end anywhere."""
 
 
 # ------------------------------------------------------------------ running in chunks
@@ -177,6 +179,81 @@ def test_sizes(short, size):
     got = run(Entropy, models, lengths)
     assert got[2]
     assert_same(got, in_one_piece(Entropy, models, lengths), 1.0)
+
+
+def best_path(m: Parts, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Report]]:
+    engine, size = BACKENDS["cpu"], (m["emission"].shape[1], K, C)
+    with chunks.recording() as reports:
+        state = engine.choices(compiled(Max), [m], lengths, *size)
+    return *engine.best(lengths, state.alpha_id, state.g_id, state.end_id), state.value, reports
+
+
+def score(m: Parts, marks: Tensor, labels: Tensor) -> float:
+    """Of a segmentation of the first sequence, which is not shorter than the batch."""
+    starts = marks[0].nonzero().flatten().tolist()
+    total, previous = float(m["start"][0, labels[0, 0]]), None
+    for s, end in zip(starts, [*starts[1:], len(marks[0])], strict=True):
+        c = labels[0, s]
+        total += float(m["emission"][0, s:end, c].sum() + m["duration"][0, end - s - 1, c])
+        total += float(m["segment_start"][0, s, c] + m["segment_end"][0, end - 1, c])
+        total += 0.0 if previous is None else float(m["transition"][0, previous, c])
+        previous = c
+    return total + float(m["end"][0, previous])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_best_paths(short, family, whole):
+    """The path of one piece, with ties too: a constant changes no comparison of whole numbers. Of other numbers, paths
+    that are tied but for rounding are as good.
+    """
+    m, lengths = FAMILIES[family][0](random(0, B=2)), torch.tensor([T, T - 57])
+    if whole:
+        m = {n: t.round() if t.is_floating_point() else t for n, t in m.items()}
+    marks, labels, value, reports = best_path(m, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "WORK", inf)
+        expected = best_path(m, lengths)
+    assert reports
+    assert not expected[3]
+    if whole or family not in TIED:
+        assert torch.equal(marks, expected[0])
+        assert torch.equal(labels, expected[1])
+    if value[0, 0] > -inf:
+        assert score(m, marks, labels) == pytest.approx(float(value[0, 0]), rel=LONG[1.0])
+    torch.testing.assert_close(value, expected[2], rtol=LONG[1.0], atol=0.0)
+    if whole:
+        assert torch.equal(value, expected[2])
+
+
+@pytest.mark.parametrize("semiring", [Max, Log])
+def test_elements_of_one_number(short, semiring):
+    """Over models that do not factor too; rows and gradients."""
+    T_, K_, C_ = 300, 7, 9
+    generator = torch.Generator().manual_seed(0)
+    segment = torch.randn(1, T_, K_, C_, generator=generator, dtype=torch.float64)
+    transition = torch.randn(1, C_, C_, generator=generator, dtype=torch.float64)
+    models, lengths = [{"segment": segment, "transition": transition}], torch.tensor([T_])
+    found = []
+    for work in (0, inf):
+        with pytest.MonkeyPatch.context() as patch, chunks.recording() as reports:
+            patch.setattr(chunks, "WORK", work)
+            engine, program = BACKENDS["cpu"], compiled(semiring)
+            state = engine.scan(program, models, lengths, T_, K_, C_, True)
+            one = torch.ones(1, 1, dtype=torch.float64)
+            gradients = engine.scan_vjp(program, models, lengths, T_, K_, C_, state, one, [set(models[0])])
+            assert bool(reports) == (work == 0)
+        found.append((state.value, state.alpha + state.offset[..., None], *gradients[0].values()))
+    for x, y in zip(*found, strict=True):
+        finite = y.isfinite()
+        assert torch.equal(x.isfinite(), finite)
+        assert ((x - y)[finite].abs() <= LONG[1.0] * (1 + y[finite].abs())).all()
+
+
+@pytest.mark.parametrize("semiring", [KMax(2), dual(Max)])
+def test_elements_of_more_numbers_are_not_cut(short, semiring):
+    models = [random(i, 200) for i in range(semiring.potentials)]
+    assert not run(semiring, models, torch.tensor([200]))[2]
 
 
 def test_ragged_batch(short):

@@ -7,8 +7,6 @@ known up to what came before: a constant on all weights and one on all means.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from semicrf.engine.cpu import parts as P
@@ -44,15 +42,6 @@ from semicrf.engine.cpu.window import DURATIONS, FIRST, GAUGED, NEWEST, U_LEAST,
 
 SURE = np.exp(-200.0)  # a sum of products above it has lost nothing that counts
 inf = np.inf
-
-
-class Windows(NamedTuple):
-    """Windows of several runs, and what they are relative to."""
-
-    weight: Any  # (n, K+1, C)
-    mean: Any  # (n, K+1, C)
-    offset: Any  # (n,)
-    gauge: Any  # (n,)
 
 
 @kernel

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from semicrf.compile import Program
 from semicrf.compile.loglinear import LogLinear, Mean, loglinear
-from semicrf.engine.chunks import MOST, WORK, cuts
 from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.build import run_kernel
-from semicrf.engine.cpu.cut import Forward, Reverse, Run, pieces, run_in_chunks
+from semicrf.engine.cpu.cut import Forward, Reverse, pieces
+from semicrf.engine.cpu.cutting import Run, divided, run_in_chunks
 from semicrf.engine.cpu.places import held_as_read
 from semicrf.engine.cpu.pool import groups
 from semicrf.engine.cpu.runs import NO_PULL, Pull, Rows, Totals, room, run
@@ -67,13 +67,6 @@ def _run(job: P.Job, keep: bool, rows: Rows, totals: Totals, pull: Pull, b0: int
     run(job, pieces(job), b0, b1, *room(job), keep, job.reversed, rows, totals, pull)
 
 
-def _cut(lengths: Tensor, K: int, C: int) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
-    """Where the sequences that are cut are cut, and ranges of the others."""
-    B = lengths.shape[0]
-    at = {b: found for b, L in enumerate(lengths.tolist() if B <= MOST else []) if (found := cuts(L, B, K, C))}
-    return at, [(b, b + 1) for b in range(B) if b not in at] if at else groups(B)
-
-
 def _zeros(*shape: int) -> Tensor:
     """numpy's zeros take no memory until they are written."""
     return torch.from_numpy(np.zeros(shape))
@@ -93,7 +86,7 @@ def scan(
     shapes = ((d, B, T + 1, C), (d, B, T, 1, C)) if keep else ((d, 0, 0, 0), (d, 0, 0, 1, 0))
     alpha, g = np.empty(shapes[0]), np.empty(shapes[1])
     tasks: list[Callable[[], None]] = []
-    at, others = _cut(lengths, K, C)
+    at, others = divided(lengths, K, C)
     runs: list[Run] = []
     limits: list[tuple[int, np.ndarray, float]] = []
     for n, mean, job in _jobs(form, P.described(models), lengths, K, C):
@@ -110,7 +103,7 @@ def scan(
             tasks += [partial(_run, marks, False, rows, totals, NO_PULL, b0, b1) for b0, b1 in groups(B)]
     work = len(tasks) * T * C * (K + C) * B // max(1, len(groups(B)))
     run_kernel(run, tasks, work)
-    run_in_chunks(runs, WORK)
+    run_in_chunks(run, runs)
     for i, marks, limit in limits:
         value[i][marks > 0] = limit
     for m in form.means:
@@ -160,12 +153,12 @@ def scan_vjp(
         for job, rows, totals, pull in runs:
             _run(job, False, rows, totals, pull, b0, b1)
 
-    at, others = _cut(lengths, K, C)
+    at, others = divided(lengths, K, C)
     run_kernel(run, [partial(task, b0, b1) for b0, b1 in others], 3 * len(runs) * B * T * C * (K + C))
     for job, rows, totals, pull in runs:
         asked = pull.mass.any(0) | pull.moment.any(0)
         cut = [Reverse(job, b, c, rows, totals, pull) for b, c in at.items() if asked[b]]
-        run_in_chunks(cut, WORK)
+        run_in_chunks(run, cut)
         for r in cut:
             if r.forgets:
                 r.give_sums(gradients)

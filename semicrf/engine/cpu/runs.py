@@ -9,7 +9,8 @@ import torch
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
-from semicrf.engine.cpu.junction import Windows, begin, leave
+from semicrf.engine.cpu.cutting import Windows
+from semicrf.engine.cpu.junction import begin, leave
 from semicrf.engine.cpu.linking import cold, entry, kernel, small
 from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
