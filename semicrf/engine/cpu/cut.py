@@ -68,9 +68,9 @@ class Forward(_LogLinear):
         self.of_batch.mean[self.b] = self.totals.mean[-1] + self.mean_base[-1]
 
     def remaining(self) -> list[Callable[[], None]]:
-        return [partial(self._lift, i) for i in range(1, self.n if self.keep else 0)]
+        return [partial(self.lift, i) for i in range(1, self.n if self.keep else 0)]
 
-    def _lift(self, i: int) -> None:
+    def lift(self, i: int) -> None:
         """Bring the rows of chunk i into the terms of the first."""
         at = self.b, slice(self.bounds[i] + 1, self.bounds[i + 1] + 1)
         pairs = (self.rows.alpha, self.rows.alpha_mean), (self.rows.g, self.rows.g_mean)
