@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,8 @@ from tables import LONG, assert_same_bits_on_threads
 from torch import Tensor
 
 import semicrf
+from benchmarks import families
+from benchmarks.families import FAMILIES
 from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std
 from semicrf.compile import compiled, dual
 from semicrf.engine import chunks, reference
@@ -25,92 +25,10 @@ Parts = dict[str, Tensor]
 T, K, C = 1200, 12, 4
 
 
-# ------------------------------------------------------------------ families of models
 def random(seed: int, T: int = T, K: int = K, C: int = C, B: int = 1) -> Parts:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return {
-        "emission": draw(B, T, C), "segment_start": draw(B, T, C), "segment_end": draw(B, T, C),
-        "transition": draw(1, C, C), "duration": draw(1, K, C), "start": draw(1, C), "end": draw(1, C),
-    }  # fmt: skip
+    return families.random(seed, T, K, C, B)
 
 
-def _scaled(by: float) -> Callable[[Parts], Parts]:
-    return lambda m: {**m, "emission": m["emission"] * by}
-
-
-def _off_diagonal(by: float) -> Callable[[Parts], Parts]:
-    """Labels rarely change, and nothing tells them apart."""
-
-    def change(m: Parts) -> Parts:
-        transition = torch.full_like(m["transition"], by)
-        transition.diagonal(dim1=1, dim2=2).zero_()
-        return {
-            **m, "transition": transition, "emission": m["emission"][..., :1].expand_as(m["emission"]).clone(),
-            "segment_start": torch.zeros_like(m["emission"]), "segment_end": torch.zeros_like(m["emission"]),
-            "duration": m["duration"][..., :1].expand_as(m["duration"]).clone(),
-        }  # fmt: skip
-
-    return change
-
-
-def _half(first: bool) -> Callable[[Parts], Parts]:
-    """One half forgets, the other does not: guesses are right at some cuts and wrong at others."""
-
-    def change(m: Parts) -> Parts:
-        quiet = _off_diagonal(-18.0)(m)
-        part = slice(None, T // 2) if first else slice(T // 2, None)
-        for name in ("emission", "segment_start", "segment_end"):
-            quiet[name] = quiet[name].clone()
-            quiet[name][:, part] = 12 * m[name][:, part]
-        return quiet
-
-    return change
-
-
-def _holes(m: Parts) -> Parts:
-    generator = torch.Generator().manual_seed(1)
-    at = torch.rand(m["emission"].shape, generator=generator) < 0.02
-    return {**m, "emission": m["emission"].masked_fill(at, -inf)}
-
-
-def _required(m: Parts) -> Parts:
-    at = torch.zeros(m["emission"].shape[:2], dtype=torch.bool)
-    at[:, ::7] = True
-    at[:, T // 2] = True  # a cut
-    return {**m, "required": at}
-
-
-def _one_duration(m: Parts) -> Parts:
-    duration = m["duration"].clone()
-    duration[:, :-1] = -inf
-    return {**m, "duration": duration}
-
-
-def _planted(m: Parts) -> Parts:
-    label = torch.arange(T).div(8, rounding_mode="floor") % C
-    return {**m, "emission": m["emission"] * 0.1 + 2.0 * torch.nn.functional.one_hot(label, C)}
-
-
-FAMILIES: dict[str, tuple[Callable[[Parts], Parts], float]] = {
-    "random": (lambda m: m, 1.0),
-    "weak": (_scaled(0.1), 1.0),
-    "peaked": (_scaled(10.0), 10.0),
-    "far apart": (_scaled(100.0), 100.0),
-    "planted": (_planted, 1.0),
-    "sticky": (_off_diagonal(-8.0), 1.0),
-    "stickier": (_off_diagonal(-50.0), 1.0),
-    "never mixing": (_off_diagonal(-inf), 1.0),
-    "one duration": (_one_duration, 1.0),
-    "forgets at first": (_half(first=True), 10.0),
-    "forgets at last": (_half(first=False), 10.0),
-    "holes": (_holes, 1.0),
-    "required": (_required, 1.0),
-}
-"""What is done to random parts, and the scale of their scores."""
 TIED = ("sticky", "stickier", "forgets at first", "forgets at last")
 """Nothing tells labels apart here, and a segment may end anywhere."""
 
@@ -321,6 +239,31 @@ def test_bits_do_not_depend_on_threads(short):
         return [state.value, state.alpha, *gradients[0].values()]
 
     assert_same_bits_on_threads(tensors)
+
+
+@pytest.mark.parametrize("family", ["drifting", "peaked", "planted"])
+def test_a_million_positions(family):
+    """float32 in: the sequence seen from its end has the same totals, and every position has one label."""
+    m = {n: t.float() for n, t in FAMILIES[family][0](random(0, 1_000_000, 10, 3)).items()}
+    m["emission"].requires_grad_()
+    log_z, entropy, mass = [], [], []
+    for flip in (False, True):
+        parts = m
+        if flip:
+            parts = {"emission": m["emission"].flip(1), "duration": m["duration"], "transition": m["transition"].mT}
+            parts |= {"segment_start": m["segment_end"].flip(1), "segment_end": m["segment_start"].flip(1)}
+            parts |= {"start": m["end"], "end": m["start"]}
+        state, _, reports = run(Entropy, [parts], torch.tensor([1_000_000]))
+        assert all(r.chunks == 8 and r.repairs == 0 and r.deviation < 1e-7 for r in reports)
+        log_z.append(state.value[0])
+        entropy.append(state.value[1])
+        d = semicrf.SemiCRFDistribution(semicrf.FactoredPotentials(**{n: t[0] for n, t in parts.items()}))
+        (gradient,) = torch.autograd.grad(d.log_partition, [m["emission"]])
+        mass.append(gradient[0])
+    assert abs(log_z[0] - log_z[1]) <= 1e-12 * abs(log_z[0])
+    assert abs(entropy[0] - entropy[1]) <= 1e-9 * abs(entropy[0])
+    assert (mass[0].sum(-1) - 1.0).abs().max() < 1e-6  # in float32
+    assert (mass[0] - mass[1]).abs().max() < 1e-6
 
 
 # ------------------------------------------------------------------ the plan and the certificate

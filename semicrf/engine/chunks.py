@@ -20,7 +20,7 @@ import numpy as np
 
 MOST = 16  # sequences and chunks that run at once; a number of its own, so results do not depend on the machine's
 SHARE = 12  # a chunk is at least so many times as long as what it takes to forget
-WORK = 4_000_000  # products (positions x labels x (durations + labels)) below which a cut saves nothing
+WORK = 4_000_000  # products (positions x labels x (durations + labels)) of a chunk, below which a cut saves nothing
 AGREED = 1e-11  # above the rounding of a window in float64, far below what is noticed
 
 
@@ -31,9 +31,7 @@ def burn_in(K: int) -> int:
 
 def cuts(length: int, B: int, K: int, C: int) -> list[int]:
     """Where a sequence of a batch is cut: a power of two of chunks, or none."""
-    if length * C * (K + C) < WORK:
-        return []
-    n = min(MOST // B, length // (SHARE * burn_in(K)))
+    n = min(MOST // B, length // (SHARE * burn_in(K)), int(length * C * (K + C) / max(WORK, 1)))
     n = 1 << (n.bit_length() - 1) if n > 1 else 1
     return [length * i // n for i in range(1, n)]
 

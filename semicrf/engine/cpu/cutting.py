@@ -58,10 +58,12 @@ class Run(ABC):
         """What is left to do, chunk by chunk, once all junctions are settled."""
         return []
 
-    def _begun_before(self, i: int, back: int) -> Windows:
-        """The window at bound i if it is begun `back` positions before, with any label."""
+    def _begun_before(self, i: int, back: int, lean: float = 0.0) -> Windows:
+        """The window at bound i if it is begun `back` positions before, with any label; less and less likely ones where
+        it is to `lean`.
+        """
         fresh, made = self.room(1), self.room(1)
-        fresh.weight[0, 0] = 0.0
+        fresh.weight[0, 0] = np.linspace(0.0, -lean, fresh.weight.shape[2])
         self.between(self.bounds[i] - back, self.bounds[i], fresh, made)
         possible = made.weight > -np.inf
         if possible.any():
@@ -76,8 +78,9 @@ class Run(ABC):
         self.entered.weight[i], self.entered.mean[i] = made.weight[0], made.mean[0]
 
     def probe(self) -> None:
-        """Whether half a burn-in leads to the same: guesses about a sequence that does not forget are worth nothing."""
-        x, y = (self._begun_before(1, n) for n in (self.report.burn_in, self.report.burn_in // 2))
+        """Whether another beginning leads to the same: guesses about what does not forget are worth nothing."""
+        x = self._begun_before(1, self.report.burn_in)
+        y = self._begun_before(1, self.report.burn_in - 1, lean=10.0)  # other labels, and another phase of durations
         self.forgets = agreement(x.weight[0], x.mean[0], y.weight[0], y.mean[0]).accepted
         self.report.chunks = self.n if self.forgets else 1
 
