@@ -159,6 +159,7 @@ def close(m, at, now, t, n, last, payload):
                 r = load(m, HG + j, c) + load(m, HY + j, c)
                 store(m, at.r + row + j, c, r - load(m, RBASE, c))
     top = -inf
+    m[SCALARS, BEST] = 0.0  # where no label is possible, means are counted on from the gauge of now
     for c in range(at.C):
         if m[LA + n - 1, c] > top:
             top = m[LA + n - 1, c]
