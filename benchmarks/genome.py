@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.codons import features, other_strand
 from benchmarks.tasks import SOFTMAX, Batch, Softmax, about, contenders, fit, options_of, picture, report, save, summary
 from semicrf.errors import bad_input
 from semicrf.io import genbank_to_segments, read_genbank
@@ -40,8 +41,7 @@ NEAR = 30  # bases that the ends of a gene may be off
 DIM = 32
 NAMES = ["intergenic", "gene+", "gene-", "tRNA+", "tRNA-", "CDS+", "CDS-"]
 CODING = (5, 6)
-OTHER_STRAND, COMPLEMENT = (0, 2, 1, 4, 3, 6, 5), (3, 2, 1, 0, 4)  # of labels and of bases, which are indices of ACGT
-STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
+OTHER_STRAND = (0, 2, 1, 4, 3, 6, 5)  # of labels
 Row = list[tuple[int, int, int]]
 
 
@@ -61,8 +61,7 @@ def window(genome: Genome, start: int, end: int) -> Genome:
 def reverse_complement(genome: Genome) -> Genome:
     """The other strand: A and T, C and G change places, and so do the labels of the two strands."""
     T = len(genome.bases)
-    bases = torch.tensor(COMPLEMENT)[genome.bases].flip(0)
-    return Genome(bases, [(T - e, T - s, OTHER_STRAND[c]) for s, e, c in reversed(genome.row)])
+    return Genome(other_strand(genome.bases), [(T - e, T - s, OTHER_STRAND[c]) for s, e, c in reversed(genome.row)])
 
 
 def read(path: Path) -> Genome:
@@ -96,27 +95,6 @@ def simulate(genes: int, generator: torch.Generator) -> Genome:
     return Genome(torch.cat(bases), row)
 
 
-def reading_frames(bases: Tensor) -> Tensor:
-    """``(T, 3)``: how many codons the stretch between two stops has that the codon which began r bases before is in."""
-    T = len(bases)
-    codons = torch.stack([bases[:-2], bases[1:-1], bases[2:]], 1)
-    stop = torch.zeros(T, dtype=torch.bool)
-    for codon in STOPS:
-        stop[:-2] |= (codons == torch.tensor(codon)).all(1)
-    count = torch.zeros(T)
-    for frame in range(3):
-        run = stop[frame::3].long().cumsum(0)  # which stretch between stops each codon of the frame is in
-        count[frame::3] = run.bincount()[run].float()
-    return torch.stack([torch.cat([count.new_ones(r), count[: T - r]]) for r in range(3)], 1)
-
-
-def features(bases: Tensor) -> Tensor:
-    """``(T, 12)``: the base, one-hot, and the open reading frames of either strand, three of each and the longest."""
-    other = reading_frames(torch.tensor(COMPLEMENT)[bases].flip(0)).flip(0)
-    frames = torch.stack([reading_frames(bases), other], 1).log2() / 4 - 1  # about -1..1
-    return torch.cat([nn.functional.one_hot(bases, 5)[:, :4], frames.flatten(1), frames.amax(2)], 1)
-
-
 def batch_of(parts: Sequence[Genome]) -> Batch:
     """Parts of one length."""
     inputs = torch.stack([features(part.bases) for part in parts])
@@ -136,7 +114,7 @@ class Encoder(nn.Module):
 
     def __init__(self, dilations: Sequence[int], dropout: float):
         super().__init__()
-        self.first = nn.Conv1d(12, DIM, 9, padding=4)
+        self.first = nn.Conv1d(16, DIM, 9, padding=4)
         self.layers = nn.ModuleList(nn.Conv1d(DIM, DIM, 9, padding=4 * d, dilation=d) for d in dilations)
         self.dropout = nn.Dropout(dropout)
 
@@ -144,7 +122,7 @@ class Encoder(nn.Module):
         x = self.first(inputs.transpose(1, 2))
         for layer in self.layers:
             x = x + layer(self.dropout(x.relu()))
-        return x.relu().transpose(1, 2)
+        return torch.cat([x.relu().transpose(1, 2), inputs[..., -4:]], -1)
 
 
 def genes(segments: Segments, T: int) -> Segments:

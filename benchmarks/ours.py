@@ -55,6 +55,15 @@ QUANTITIES = {
 }
 
 
+STEPS = {"training step": "log-partition", "training step, softmax": "log-partition"}
+"""What `benchmarks.step` computes, by the quantity that the head's loss needs."""
+
+
+def quantity_of(case: Case) -> Quantity:
+    """What a case asks of a distribution."""
+    return QUANTITIES[STEPS.get(case.name, case.name)]
+
+
 def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:
     """As the public class takes them."""
     return FactoredPotentials(parts["emission"], parts["transition"], parts["duration"], start=parts["start"])
@@ -62,7 +71,7 @@ def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:
 
 def model_of(case: Case, seed: int = 0) -> Model:
     """The model of a case."""
-    quantity = QUANTITIES[case.name]
+    quantity = quantity_of(case)
     model = draw(case.shape, quantity.first, case.data, seed)
     if not quantity.centred:
         return model
@@ -74,7 +83,7 @@ def model_of(case: Case, seed: int = 0) -> Model:
 def backend_of(case: Case, device: str, backend: str = "auto") -> str:
     """The backend that serves a case."""
     parts = {"emission", "transition", "duration", "start"}
-    module = serving(backend, compiled(QUANTITIES[case.name].semiring), parts, torch.device(device))
+    module = serving(backend, compiled(quantity_of(case).semiring), parts, torch.device(device))
     return next(name for name, other in BACKENDS.items() if other is module)
 
 
