@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def flattened(segments: Segments, batch: torch.Size) -> tuple[Segments, torch.Si
     if len(lead) < len(batch) or lead != extra + batch:
         fix = "one segmentation for every sequence; sample axes come first."
         raise bad_input("value", f"batch shape {tuple(lead)}", f"(..., {', '.join(map(str, batch))})", fix)
-    shape = (extra.numel(), batch.numel())
+    shape = (math.prod(extra), math.prod(batch))  # Size.numel() would fix a size that export keeps open
     N = segments.start.shape[-1]
     wide = {n: getattr(segments, n).reshape(*shape, N) for n in ("start", "end", "label")}
     return Segments(**wide, count=segments.count.reshape(shape)), extra
