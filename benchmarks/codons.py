@@ -1,7 +1,6 @@
 """What the bases of a strand say about where proteins are coded: codons that start and stop, and what is open between.
 
-Bases are indices of ``ACGT``, 4 where unknown; ``T`` of them. All is given for both strands, so that the other strand has
-the same features in the other order.
+Bases are indices of ``ACGT``, 4 where unknown; ``T`` of them. All is given for both strands.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 COMPLEMENT = (3, 2, 1, 0, 4)
 START, STOPS = (0, 3, 2), ((3, 0, 0), (3, 0, 2), (3, 2, 0))
-FRAMES, MARKS = 7, 4  # columns of `open_frames` (but for the longest one of the other strand) and of `marks`
+FEATURES, MARKS = 16, 4  # columns of `features`, and of `both_marks`, the last of them
 
 
 def other_strand(bases: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Softmax(nn.Module):
 class Crf(nn.Module):
     """A semi-Markov CRF; with K = 1 a linear chain, whose segments are maximal runs of equal labels."""
 
-    def __init__(self, num_labels: int, dim: int, K: int, duration: str = "free"):
+    def __init__(self, num_labels: int, dim: int, K: int, duration: str | nn.Module = "free"):
         super().__init__()
         kind = "uniform" if K == 1 else duration
         self.head = SemiCRFHead(num_labels, K, dim, duration=kind, boundary_scores=K > 1)
@@ -97,18 +97,20 @@ def contenders(
 
 def fit(
     encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str,
-    guide: Decoder | None = None,
+    guide: Decoder | None = None, slow: str | None = "projection",
 ) -> tuple[float, float]:  # fmt: skip
     """Train both, with Adam whose rate falls to a tenth: the mean loss of the last tenth of the steps, and the seconds.
 
-    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest. The loss
-    of `guide`, where there is one, is added: it teaches the encoder alone.
+    The rate of the decoder's parameters, but for those with `slow` in their names, is `faster` times that of the
+    encoder; by default it is that of transitions, durations, start and end. The loss of `guide`, where there is one, is
+    added: it teaches the encoder alone.
     """
-    slow = [*encoder.parameters(), *(p for n, p in decoder.named_parameters() if "projection" in n)]
-    slow += [p for _, p in guide.named_parameters()] if guide else []
-    fast = [p for n, p in decoder.named_parameters() if "projection" not in n]
-    parameters = [*slow, *fast]
-    optimiser = torch.optim.Adam([{"params": slow}, {"params": fast, "lr": faster * lr}], lr=lr)
+    named = list(decoder.named_parameters())
+    fast = [p for n, p in named if slow is None or slow not in n]
+    slowly = [*encoder.parameters(), *(p for n, p in named if slow is not None and slow in n)]
+    slowly += [p for _, p in guide.named_parameters()] if guide else []
+    parameters = [*slowly, *fast]
+    optimiser = torch.optim.Adam([{"params": slowly}, {"params": fast, "lr": faster * lr}], lr=lr)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, steps)
     losses, began = [], time.perf_counter()
     with tqdm(range(steps), desc=title, unit="step") as progress:
