@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.cases import GRADIENTS, Case
 from benchmarks.contender import Answer, Contender, Prepared, Setting, array, tensors
 from benchmarks.model import Model, draw
+from benchmarks.step import STEPS
 from semicrf import FactoredPotentials, SemiCRFDistribution
 from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, Log, Max, Semiring, Std
 from semicrf.compile import compiled
@@ -55,13 +56,9 @@ QUANTITIES = {
 }
 
 
-STEPS = {"training step": "log-partition", "training step, softmax": "log-partition"}
-"""What `benchmarks.step` computes, by the quantity that the head's loss needs."""
-
-
 def quantity_of(case: Case) -> Quantity:
-    """What a case asks of a distribution."""
-    return QUANTITIES[STEPS.get(case.name, case.name)]
+    """What a case asks of a distribution; for a step of training, what the loss of the head needs."""
+    return QUANTITIES["log-partition" if case.name in STEPS else case.name]
 
 
 def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:

@@ -323,6 +323,20 @@ def test_a_step_trains_encoder_and_head_and_is_set_against_a_softmax(monkeypatch
     assert "x training step, softmax (limit 1.15" in report.line(row, {})
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a CUDA device")
+def test_a_step_as_a_graph_trains_as_it_does_without(monkeypatch):
+    monkeypatch.setattr(step, "LAYERS", 1)
+    losses = []
+    for quantity in ("training step", "training step as a graph"):
+        case = Case(Shape(2, 12, 4, 3), quantity)
+        prepared = Step(False).prepare(case, model_of(case), Setting("cuda", "float32"))
+        found = [prepared.read(prepared.run())["value"].item() for _ in range(8)]
+        losses.append(found[-5:])
+    graph = losses[1]
+    assert all(a > b for a, b in itertools.pairwise(graph))
+    assert graph[0] < losses[0][0]  # capturing takes three steps first
+
+
 def test_memory_of_a_block(tmp_path):
     size = 32_000_000
     assert memory.peak(lambda: np.ones(size // 8).sum(), "cpu") == pytest.approx(size, rel=0.1)
