@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import semicrf
 from semicrf import plots
@@ -105,6 +104,8 @@ def fit(
     encoder; by default it is that of transitions, durations, start and end. The loss of `guide`, where there is one, is
     added: it teaches the encoder alone.
     """
+    from tqdm import tqdm  # of the extra train: change points of a file need none of it
+
     named = list(decoder.named_parameters())
     fast = [p for n, p in named if slow is None or slow not in n]
     slowly = [*encoder.parameters(), *(p for n, p in named if slow is not None and slow in n)]
