@@ -69,3 +69,24 @@ def both_marks(bases: Tensor) -> Tensor:
 def features(bases: Tensor) -> Tensor:
     """``(T, 16)``: the base, one-hot, `open_frames`, `both_marks`."""
     return torch.cat([nn.functional.one_hot(bases, 5)[:, :4], open_frames(bases), both_marks(bases)], 1)
+
+
+def by_rule(bases: Tensor, least: int) -> list[tuple[int, int, int]]:
+    """What a rule finds: ``(start, end, strand)``, disjoint, from the first start in a frame to the stop after it.
+
+    Of at least `least` bases, longer ones first; strand 0 is this one, 1 the other.
+    """
+    T, found = len(bases), []
+    for strand, own in enumerate((bases, other_strand(bases))):
+        starts, stops = begins(own, [START]).tolist(), begins(own, STOPS).tolist()
+        for frame in range(3):
+            start = None
+            for t in range(frame, T - 2, 3):
+                if stops[t] and start is not None:
+                    found.append((start, t + 3, 0) if strand == 0 else (T - t - 3, T - start, 1))
+                start = None if stops[t] else t if start is None and starts[t] else start
+    kept: list[tuple[int, int, int]] = []
+    for start, end, strand in sorted(found, key=lambda s: (s[0] - s[1], s)):
+        if end - start >= least and all(end <= s or start >= e for s, e, _ in kept):
+            kept.append((start, end, strand))
+    return sorted(kept)

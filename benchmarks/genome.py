@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.codons import FEATURES, MARKS, features, other_strand
+from benchmarks.codons import FEATURES, MARKS, by_rule, features, other_strand
 from benchmarks.tasks import (
     CHAIN,
     SEGMENTS,
@@ -223,6 +223,15 @@ def scores(gold: Segments, predicted: Segments, T: int) -> dict[str, float]:
     }
 
 
+def ruled(bases: Tensor) -> Segments:
+    """The open reading frames of at least 300 bases, which nothing has to be learned for, and what is between them."""
+    row, at = [], 0
+    for start, end, strand in by_rule(bases, 300):
+        row += [(at, start, 0)] * (start > at) + [(start, end, CODING[strand])]
+        at = end
+    return Segments.from_list([row + [(at, len(bases), 0)] * (at < len(bases))])
+
+
 def splits(whole: Genome, validate: bool) -> list[tuple[list[Genome], Genome]]:
     """What to train on and what to test on: the halves, or each quarter of the first half after the rest of it."""
     T = len(whole.bases)
@@ -261,6 +270,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict:
         held, T = batch_of([test]), len(test.bases)
         data.append({"train": sum(len(part.bases) for part in parts), "test": T})
         data[-1]["genes in test"] = int((genes(held.gold, T).label > 0).sum())
+        data[-1]["by rule"] = scores(held.gold, ruled(test.bases), T)
         for seed in range(options.seed, options.seed + options.seeds):
             for name in (SOFTMAX, CHAIN, SEGMENTS):
                 decoded, about_it = trained(name, parts, held, seed, options)
@@ -272,6 +282,8 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> dict:
                         shown |= {"truth": held.gold[0], model: predicted[0]}
     means = summary(rows, METRICS)
     print(report(means, METRICS))
+    for each in data:
+        print("open reading frames of 300 bases, without learning:", {m: round(each["by rule"][m], 4) for m in METRICS})
     T = data[0]["test"]
     middle = (T // 2, min(T, T // 2 + (1500 if options.quick else 12000)))
     picture(options.output.with_suffix(".png"), middle, shown, NAMES, means)

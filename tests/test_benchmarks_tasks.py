@@ -118,6 +118,19 @@ def test_starts_and_stops_are_marked_with_what_is_open_between_them():
     assert found[7, 0] > 0
 
 
+def test_the_rule_finds_open_reading_frames_from_start_to_stop():
+    start, stop, other = [0, 3, 2], [3, 0, 0], [1, 1, 1]
+    gene = torch.tensor(start + other * 4 + stop)  # 18 bases
+    bases = torch.cat(
+        [torch.ones(7, dtype=torch.int64), gene, torch.ones(5, dtype=torch.int64), codons.other_strand(gene)]
+    )
+    assert codons.by_rule(bases, 18) == [(7, 25, 0), (30, 48, 1)]
+    assert codons.by_rule(bases, 19) == []
+    inner = torch.tensor(start + other + start + other * 2 + stop)  # the first start counts
+    assert codons.by_rule(inner, 0) == [(0, 18, 0)]
+    assert genome.ruled(bases).tolist() == [[(0, 48, 0)]]  # none of 300 bases
+
+
 def test_counts_of_a_genome_are_where_its_decoders_begin():
     part = genome.Genome(torch.zeros(60, dtype=torch.int64), [(0, 10, 0), (10, 30, 5), (30, 50, 0), (50, 60, 3)])
     table = genome.transitions([part.row], positions=False).exp()
