@@ -25,9 +25,9 @@ TEMPERATURES = tuple(2 ** (i / 8) for i in range(-8, 25))  # 0.5..8
 
 
 class Found(NamedTuple):
-    """A batch of sentences: which, their features, the entities that were found, and what is true."""
+    """A batch of sentences: which ones, their features, the entities that were found, and what is true."""
 
-    index: list[int]
+    which: list[int]
     hidden: Tensor  # (B, T, D)
     lengths: Tensor  # (B,)
     predicted: Segments  # (B,)
@@ -41,7 +41,7 @@ def judged(batches: Sequence[Found], confidence: Confidence) -> dict[str, Any] |
     """Calibration of the entities without a temperature and with one; None where none is found in one of the halves."""
     kept = [batch.predicted.mask & (batch.predicted.label > 0) for batch in batches]
     half = torch.cat(
-        [(torch.tensor(b.index)[:, None] % 2).expand(k.shape)[k] for b, k in zip(batches, kept, strict=True)]
+        [(torch.tensor(b.which)[:, None] % 2).expand(k.shape)[k] for b, k in zip(batches, kept, strict=True)]
     )
     if not 0 < int(half.sum()) < len(half):
         return None

@@ -139,7 +139,7 @@ def train_and_score(tagger: Tagger, train: Corpus, dev: Corpus, gold: Segments, 
         held = [found(tagger, head, encoder(batch), batch, gold) for batch in dev.batches(options.batch)]
         decoded = time.perf_counter()
         certainty = {name: judged(held, of) for name, of in tagger.confidences(head).items()}
-    rows = {i: row for batch in held for i, row in zip(batch.index, batch.predicted.tolist(), strict=True)}
+    rows = {i: row for batch in held for i, row in zip(batch.which, batch.predicted.tolist(), strict=True)}
     scores = entity_scores(gold, Segments.from_list([rows[i] for i in range(len(rows))]), tagger.names)
     marginal = certainty[MARGINAL]
     return {

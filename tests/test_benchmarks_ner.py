@@ -160,7 +160,7 @@ def test_a_temperature_is_fitted_on_one_half_and_judged_on_the_other():
     assert all(3 < t < 5.4 for t in found["temperatures"])
     assert found["tempered"]["ece"] < 0.03 < 0.1 < found["plain"]["ece"]
     assert found["tempered"]["brier"] < found["plain"]["brier"]
-    assert confidence.judged([batch._replace(index=[0] * n)], lambda b, t: b.hidden.sigmoid()) is None
+    assert confidence.judged([batch._replace(which=[0] * n)], lambda b, t: b.hidden.sigmoid()) is None
     rows = [{"model": "m", "certainty": {"x": found, "y": None}}] * 2
     assert confidence.certainty(rows)["m, x"]["plain ece"] == [found["plain"]["ece"], 0.0]
     assert list(confidence.certainty(rows)) == ["m, x"]
