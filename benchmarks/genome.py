@@ -12,14 +12,11 @@ longer segment would be cut in training and found in pieces.
 
 Both CRFs begin with transitions as they are counted in the training half. Segments begin with log-normal durations of
 the mean and spread there, and learn which remainder modulo 3 each label's durations have: a coding stretch is made of
-codons. Both are trained with a softmax at each position beside them, which teaches the encoder and is thrown away. The
-rate of the segments is ten times that of the encoder, since what a mark at a boundary counts for has to grow to several
-nats; a chain is better with one rate.
+codons. Both are trained with a softmax at each position beside them, which teaches the encoder and is thrown away.
 
-``--validate`` is what settings were chosen on: it leaves out a quarter of the first half after the other, trains on the
-rest of it and scores on the quarter. ``--layers 5`` is the encoder of some hundred bases on either side that 77,000
-bases do not teach: its decoders are sure of what does not hold on the other half. ``--plain`` leaves out marks, counted
-transitions and the remainder.
+``--validate`` is what settings were chosen on, for each decoder: it leaves out a quarter of the first half after the
+other, trains on the rest and scores on the quarter. ``--layers 5`` is an encoder of some hundred bases on either side,
+which 77,000 bases do not teach; ``--plain`` leaves out marks, counted transitions and the remainder.
 """
 
 from __future__ import annotations
@@ -62,8 +59,8 @@ METRICS = ("nucleotide F1", "coding F1", "boundary F1", "gene F1", "exact gene F
 NEAR = 30  # bases that the ends of a gene may be off
 DIM = 32
 WIDTH = DIM + MARKS  # of what decoders see
-FASTER = {SOFTMAX: 1.0, CHAIN: 1.0, SEGMENTS: 10.0}
-"""The rate of each decoder over that of its encoder, of 1 and 10 the better one with ``--validate``."""
+SETTINGS = {SOFTMAX: (1.0, 0.0), CHAIN: (1.0, 0.0), SEGMENTS: (10.0, 0.1)}
+"""Of each decoder: its rate over that of the encoder, 1 or 10, and the decay of weights, 0 or 0.1; the better ones."""
 NAMES = ["intergenic", "gene+", "gene-", "tRNA+", "tRNA-", "CDS+", "CDS-"]
 CODING = (5, 6)
 OTHER_STRAND = (0, 2, 1, 4, 3, 6, 5)  # of labels
@@ -252,9 +249,12 @@ def trained(
     encoder = Encoder(options.layers, options.dropout, not options.plain)
     decoder, guide = make(name, parts, options.longest, options.plain), Softmax(len(NAMES), WIDTH)
     drawn = partial(draw, parts, options.window, torch.Generator().manual_seed(seed))
+    faster, decay = (
+        b if a is None else a for a, b in zip((options.faster, options.decay), SETTINGS[name], strict=True)
+    )
     loss, seconds = fit(
-        encoder, decoder, drawn, options.steps, options.lr, options.faster or FASTER[name], f"{name}, seed {seed}",
-        None if name == SOFTMAX else guide, slow="projection" if options.plain else None,
+        encoder, decoder, drawn, options.steps, options.lr, faster, f"{name}, seed {seed}",
+        None if name == SOFTMAX else guide, slow="projection" if options.plain else None, decay=decay,
     )  # fmt: skip
     encoder.eval()
     with torch.no_grad():
@@ -297,6 +297,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--window", type=int, default=8192, help="bases in a training step")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--faster", type=float, help="rate of a decoder over its encoder's; one for each by default")
+    parser.add_argument("--decay", type=float, help="of the weights of layers; one for each decoder by default")
     parser.add_argument("--layers", type=int, default=0, help="of dilated convolutions, on the first one")
     parser.add_argument("--longest", type=int, default=7000, help="bases of a segment: K")
     parser.add_argument("--plain", action="store_true", help="without marks, counted transitions and remainders")
