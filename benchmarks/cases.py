@@ -29,7 +29,8 @@ class Case:
 
     Args:
         shape: of the model: emission, transition, duration and start.
-        quantity: a key of `benchmarks.ours.QUANTITIES`; " + gradients" behind it adds those in every tensor.
+        quantity: a key of `benchmarks.ours.QUANTITIES`; " + gradients" behind it adds those in every tensor. Or one of
+            `benchmarks.step`.
         kernel: the backend's sweep alone, without dispatch, autograd and checks, beside the prototype's.
         data: "random", or "planted": a segmentation of mean duration K / 4 that the emissions favour.
         threads: as many, where the run has them; None: those of the run.
@@ -213,6 +214,8 @@ GPU = (
     _gpu((1, 10000, 100, 24), "1000 samples", None, data="planted", against=LOG, limit=3),
     _gpu((1, 2000, 1000, 24), LOG, 5, 2, (1047, 2898), prototype=10.7),
     _gpu((1, 2000, 1000, 24), LOG_GRADIENTS, 15, 6, (10294, 22520)),
+    _gpu((32, 512, 32, 24), "training step", None, against="training step, softmax"),
+    _gpu((32, 512, 32, 24), "training step as a graph", None, against="training step as a graph, softmax", limit=1.15),
     _gpu((1, 10**6, 100, 24), LOG, 8, 3, prototype=5.8),
     _gpu((1, 10**6, 100, 24), LOG_GRADIENTS, 25, 10),
     _gpu((1, 10**6, 1000, 24), LOG, 60, 10, prototype=58),

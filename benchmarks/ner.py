@@ -5,7 +5,8 @@
 Three heads on the same encoder: a semi-Markov CRF over ``O`` and entity types (an entity is one segment, each ``O``
 token is a segment of its own), a linear-chain CRF over BIO tags, which is the same head with segments of one position,
 and a softmax over BIO tags. All have the same number of epochs, the same batches and the same encoder sizes; nothing is
-selected on the dev file, whose scores after the last epoch are printed and saved.
+selected on the dev file, whose scores after the last epoch are printed and saved. Only the temperatures of the
+probabilities are fitted there, on each half of the file for the other one (`confidence.py`).
 """
 
 from __future__ import annotations
@@ -17,21 +18,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import semicrf
-from benchmarks.taggers import ChainTagger, SegmentTagger, SoftmaxTagger
+from benchmarks.confidence import Found, certainty, draw, judged, report
+from benchmarks.taggers import MARGINAL, ChainTagger, SegmentTagger, SoftmaxTagger, Tagger
 from benchmarks.tasks import summary
 from semicrf.errors import bad_input
 from semicrf.io import EntityScores, Sentence, entity_scores, read_conll, tag_names, to_segments
-from semicrf.metrics import Calibration, calibration
 from semicrf.segments import Segments
 
 WORD, CHAR, CHARS, HIDDEN = 100, 30, 50, 100  # sizes: word and character embeddings, character filters, each LSTM
@@ -126,19 +126,43 @@ class Encoder(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------- run
-def train_and_score(
-    tagger: SegmentTagger | ChainTagger | SoftmaxTagger, train: Corpus, dev: Corpus, gold: Segments, seed: int,
-    options: Any,
-) -> tuple[dict, Calibration | None]:  # fmt: skip
-    """Train one model and score it: what goes into the results, and how its probabilities of entities hold."""
+def train_and_score(tagger: Tagger, train: Corpus, dev: Corpus, gold: Segments, seed: int, options: Any) -> dict:
+    """Train one model and score it: what goes into the results."""
     torch.manual_seed(seed)
     encoder = Encoder(options.num_words, options.num_chars, options.dropout)
     head = tagger.head(2 * HIDDEN)
+    began, used = time.perf_counter(), time.process_time()
+    loss = fit(tagger, encoder, head, train, seed, options)
+    trained = time.perf_counter()
+    encoder.eval()
+    with torch.no_grad():
+        held = [found(tagger, head, encoder(batch), batch, gold) for batch in dev.batches(options.batch)]
+        decoded = time.perf_counter()
+        certainty = {name: judged(held, of) for name, of in tagger.confidences(head).items()}
+    rows = {i: row for batch in held for i, row in zip(batch.which, batch.predicted.tolist(), strict=True)}
+    scores = entity_scores(gold, Segments.from_list([rows[i] for i in range(len(rows))]), tagger.names)
+    marginal = certainty[MARGINAL]
+    return {
+        "model": tagger.name,
+        "seed": seed,
+        **_plain(scores),
+        "ece": marginal and marginal["plain"]["ece"],  # of the entities that are predicted; None where there are none
+        "brier": marginal and marginal["plain"]["brier"],
+        "certainty": certainty,
+        "loss": loss,
+        "parameters": sum(p.numel() for p in [*encoder.parameters(), *head.parameters()]),
+        "train_seconds": round(trained - began, 1),
+        "decode_seconds": round(decoded - trained, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),  # of both: what the two above would be on an idle machine
+    }
+
+
+def fit(tagger: Tagger, encoder: Encoder, head: nn.Module, train: Corpus, seed: int, options: Any) -> float:
+    """Train; the mean loss of the last epoch."""
     parameters = [*encoder.parameters(), *head.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=options.lr)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, options.epochs)
-    generator = torch.Generator().manual_seed(seed)
-    began, used, mean = time.perf_counter(), time.process_time(), 0.0
+    generator, mean = torch.Generator().manual_seed(seed), 0.0
     with tqdm(range(options.epochs), desc=f"{tagger.name}, seed {seed}", unit="epoch") as epochs:
         for _ in epochs:
             losses = []
@@ -152,47 +176,13 @@ def train_and_score(
             decay.step()
             mean = sum(losses) / len(losses)
             epochs.set_postfix(loss=f"{mean:.3f}")
-    trained = time.perf_counter()
-    encoder.eval()
-    rows: dict[int, Segments] = {}
-    with torch.no_grad():
-        for batch in dev.batches(options.batch):
-            rows.update(zip(batch.index, tagger.decode(head, encoder(batch), batch.lengths), strict=True))
-    decoded = time.perf_counter()
-    predicted = together([rows[i] for i in range(len(rows))])
-    scores = entity_scores(gold, predicted, tagger.names)
-    entities = range(1, len(tagger.names))
-    curve = calibration(gold, predicted, labels=entities) if bool((predicted.label > 0).any()) else None
-    return {
-        "model": tagger.name,
-        "seed": seed,
-        **_plain(scores),
-        "ece": None if curve is None else curve.ece,  # of the entities that are predicted; None where there are none
-        "brier": None if curve is None else curve.brier,
-        "reliability": None if curve is None else _bins(curve),
-        "loss": mean,
-        "parameters": sum(p.numel() for p in parameters),
-        "train_seconds": round(trained - began, 1),
-        "decode_seconds": round(decoded - trained, 1),
-        "cpu_seconds": round(time.process_time() - used, 1),  # of both: what the two above would be on an idle machine
-    }, curve
+    return mean
 
 
-def together(rows: Sequence[Segments]) -> Segments:
-    """Single segmentations, with probabilities, as one batch."""
-    found = Segments.from_list([row.tolist() for row in rows])
-    probability = torch.zeros(found.start.shape, dtype=torch.float64)
-    for own, row in zip(probability, rows, strict=True):
-        assert row.probability is not None
-        n = int(row.count)
-        own[:n] = row.probability[:n]
-    return replace(found, probability=probability)
-
-
-def _bins(curve: Calibration) -> list[list[float]]:
-    """Mean probability, part that is right, and number of each bin."""
-    columns = (x.tolist() for x in (curve.confidence, curve.accuracy, curve.count))
-    return [list(row) for row in zip(*columns, strict=True)]
+def found(tagger: Tagger, head: nn.Module, hidden: Tensor, batch: Batch, gold: Segments) -> Found:
+    """What is decoded of a batch, beside what is true."""
+    predicted = tagger.decode(head, hidden, batch.lengths)
+    return Found(batch.index, hidden, batch.lengths, predicted, gold[batch.index])
 
 
 def _plain(scores: EntityScores) -> dict:
@@ -212,13 +202,9 @@ def run(options: argparse.Namespace) -> dict:
     options.num_words, options.num_chars = 2 + sum(n >= 2 for n in counts.values()), 2 + len(chars)
     corpora = Corpus(train, counts, chars), Corpus(dev, counts, chars)
     taggers = SegmentTagger(names, gold, K), ChainTagger(names, gold), SoftmaxTagger(names, gold)
-    rows, curves = [], {}
-    for seed in range(options.seed, options.seed + options.seeds):
-        for tagger in taggers:
-            row, curve = train_and_score(tagger, *corpora, dev_gold, seed, options)
-            rows.append(row)
-            curves.setdefault(tagger.name, curve)
-    _draw(options.output.with_suffix(".png"), curves)
+    seeds = range(options.seed, options.seed + options.seeds)
+    rows = [train_and_score(tagger, *corpora, dev_gold, seed, options) for seed in seeds for tagger in taggers]
+    draw(options.output.with_suffix(".png"), rows)
     return {
         "command": " ".join(["python -m benchmarks.ner", *options.argv]),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "semicrf": semicrf.__version__},
@@ -228,25 +214,9 @@ def run(options: argparse.Namespace) -> dict:
         "K": K,
         "options": {name: getattr(options, name) for name in OPTIONS},
         "summary": summary(rows, ["f1", "precision", "recall"]),
+        "certainty": certainty(rows),
         "results": rows,
     }
-
-
-def _draw(path: Path, curves: dict[str, Calibration | None]) -> None:
-    """The reliability of the probabilities of entities, first seed."""
-    figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-    ax.plot([0, 1], [0, 1], color="#B8B8B8", linewidth=1)
-    for name, curve in curves.items():
-        if curve is not None:
-            label = f"{name}: ECE {curve.ece:.3f}, Brier {curve.brier:.3f}"
-            ax.plot(curve.confidence.tolist(), curve.accuracy.tolist(), marker="o", markersize=4, label=label)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of an entity", ylabel="part that is right")
-    if any(curves.values()):
-        ax.legend(fontsize=8, loc="upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    print(f"picture in {path}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -257,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64, help="sentences in a batch")
     parser.add_argument("--seed", type=int, default=0, help="the first")
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--lr", type=float, default=4e-3, help="learning rate of Adam, which decays to a tenth")
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--longest", type=int, default=8, help="at most this many words in an entity (K)")
@@ -268,17 +238,18 @@ def main(argv: Sequence[str]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        found = run(argparse.Namespace(**vars(options), argv=list(argv)))
+        results = run(argparse.Namespace(**vars(options), argv=list(argv)))
     finally:
         torch.set_num_threads(threads)
     print(f"{'':32}{'precision':>10}{'recall':>10}{'F1':>10}{'ECE':>8}{'Brier':>8}{'train s':>10}{'CPU s':>10}")
-    for row in found["results"]:
+    for row in results["results"]:
         scores = "".join(f"{100 * row[key]:10.2f}" for key in ("precision", "recall", "f1"))
         scores += "".join("       -" if row[key] is None else f"{row[key]:8.3f}" for key in ("ece", "brier"))
         seconds = "".join(f"{row[key]:10.1f}" for key in ("train_seconds", "cpu_seconds"))
         print(f"{row['model']:32}{scores}{seconds}")
+    print(report(results["certainty"]))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    options.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"saved to {options.output}")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.cases import GRADIENTS, Case
 from benchmarks.contender import Answer, Contender, Prepared, Setting, array, tensors
 from benchmarks.model import Model, draw
+from benchmarks.step import STEPS
 from semicrf import FactoredPotentials, SemiCRFDistribution
 from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, Log, Max, Semiring, Std
 from semicrf.compile import compiled
@@ -62,6 +63,11 @@ QUANTITIES = {
 }
 
 
+def quantity_of(case: Case) -> Quantity:
+    """What a case asks of a distribution; for a step of training, what the loss of the head needs."""
+    return QUANTITIES["log-partition" if case.name in STEPS else case.name]
+
+
 def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:
     """As the public class takes them."""
     return FactoredPotentials(parts["emission"], parts["transition"], parts["duration"], start=parts["start"])
@@ -69,7 +75,7 @@ def potentials(parts: dict[str, Tensor]) -> FactoredPotentials:
 
 def model_of(case: Case, seed: int = 0) -> Model:
     """The model of a case."""
-    quantity = QUANTITIES[case.name]
+    quantity = quantity_of(case)
     model = draw(case.shape, quantity.first, case.data, seed)
     if not quantity.centred:
         return model
@@ -81,7 +87,7 @@ def model_of(case: Case, seed: int = 0) -> Model:
 def backend_of(case: Case, device: str, backend: str = "auto") -> str:
     """The backend that serves a case."""
     parts = {"emission", "transition", "duration", "start"}
-    module = serving(backend, compiled(QUANTITIES[case.name].semiring), parts, torch.device(device))
+    module = serving(backend, compiled(quantity_of(case).semiring), parts, torch.device(device))
     return next(name for name, other in BACKENDS.items() if other is module)
 
 

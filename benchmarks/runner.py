@@ -16,6 +16,7 @@ import torch
 from benchmarks.cases import MAIN, PROTOTYPE_LIMITS, TINY, TINY_TOLERANCE, TOLERANCE, Case, Suite
 from benchmarks.contender import Answer, Contender, Prepared, Setting
 from benchmarks.ours import Kernel, Ours, backend_of, model_of
+from benchmarks.step import Step
 from benchmarks.timing import Plan, interleaved, nothing, threads
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,13 @@ def _answer(prepared: Prepared) -> Answer:
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
+def own_of(case: Case, validate: bool | None) -> Contender:
+    """Which of ours computes a case."""
+    if case.kernel:
+        return Kernel()
+    return Step(validate) if case.quantity in Step.quantities else Ours(validate=validate)
+
+
 @dataclass
 class Runner:
     """What all rows of a run have in common."""
@@ -116,12 +124,12 @@ class Runner:
 
     def _row(self, case: Case) -> Row:
         model, setting = model_of(case), self.setting
-        own: Contender = Kernel() if case.kernel else Ours(validate=self.suite.validate)
+        own = own_of(case, self.suite.validate)
         prepared = own.prepare(case, model, setting)
         answer, first = self._first(prepared)
         tasks: dict[str, Callable[[], Any]] = {"ours": prepared.run}
         if not case.kernel:
-            tasks["beside"] = Ours(validate=self.suite.beside).prepare(case, model, setting).run
+            tasks["beside"] = own_of(case, self.suite.beside).prepare(case, model, setting).run
         if case.against is not None:
             tasks["against"] = self._other(case).run
         peers: dict[str, Row] = {}
@@ -153,7 +161,7 @@ class Runner:
 
     def _other(self, case: Case) -> Prepared:
         other = Case(case.shape, case.against or "", data=case.data)
-        return Ours(validate=self.suite.validate).prepare(other, model_of(other), self.setting)
+        return own_of(other, self.suite.validate).prepare(other, model_of(other), self.setting)
 
     def _peer(self, peer: Contender, own: Contender, case: Case, answer: Answer) -> tuple[Row, Callable | None]:
         """Whether a peer is timed, and why not."""

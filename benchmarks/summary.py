@@ -158,14 +158,25 @@ def task(name: str, results: dict[str, Any]) -> str:
     said = f"## Learning: {Path(name).stem}\n\n[{name}](../{name}): `{results.get('command', '')}`; {versions}; "
     said += f"{results.get('machine', 'machine unknown')}; {results.get('date', 'date not stored')}."
     scores = results["summary"] if "summary" in results else _scores(results["results"])
+    parts = [said, means(scores), "The best mean of a column is in bold, whatever the spread."]
+    if results.get("certainty"):
+        head = (
+            "How well the probabilities of what was found hold; tempered: with a temperature fitted on other sentences."
+        )
+        parts += [head, means(results["certainty"])]
+    return "\n\n".join(parts)
+
+
+def means(scores: dict[str, dict[str, list[float]]]) -> str:
+    """A table of means and standard deviations; the best mean of a column is in bold."""
     metrics = list(dict.fromkeys(m for row in scores.values() for m in row))
     rows = []
-    choose = {m: min if "hausdorff" in m else max for m in metrics}
+    choose = {m: min if any(word in m for word in ("hausdorff", "ece", "brier")) else max for m in metrics}
     best = {m: choose[m](row[m][0] for row in scores.values() if m in row) for m in metrics}
     for model, row in scores.items():
         cells = [_cell(*row[m], bold=row[m][0] == best[m]) if m in row else "" for m in metrics]
         rows.append([model, *cells])
-    return f"{said}\n\n{table(['model', *metrics], rows)}\n\nThe best mean of a column is in bold, whatever the spread."
+    return table(["model", *metrics], rows)
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:

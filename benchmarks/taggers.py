@@ -1,20 +1,23 @@
 """Three ways to tag entities on one encoder: segments, a linear chain over BIO tags, a softmax at each position.
 
 Each says with which probability it finds an entity: the segment model exactly; the others, as is usual, by the product
-over the entity's words of the probability of each word's tag, from the chain's marginals or from the softmax.
+over the entity's words of the probability of each word's tag, from the chain's marginals or from the softmax. Both CRFs
+also give what is often taken for it: the softmax of their scores at each position, along the best path.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.confidence import Confidence, Found
 from semicrf.constraints import Constraints
 from semicrf.nn import SemiCRFHead
 from semicrf.segments import Segments
+
+MARGINAL, VITERBI = "marginal", "softmax of Viterbi"
 
 
 class SegmentTagger:
@@ -37,8 +40,21 @@ class SegmentTagger:
         return head.loss(hidden, self.gold[index], lengths, split="K")
 
     def decode(self, head: Any, hidden: Tensor, lengths: Tensor) -> Segments:
-        """The best segmentations, with the probability of each segment."""
-        return head.decode(hidden, lengths)
+        """The best segmentations."""
+        return head(hidden, lengths).argmax
+
+    def confidences(self, head: Any) -> dict[str, Confidence]:
+        """The probability of a segment; the product of the softmax of its label at each of its words."""
+
+        def marginal(found: Found, temperature: float) -> Tensor:
+            p = head(found.hidden, found.lengths).with_temperature(temperature)
+            return p.marginals.segment(found.predicted)
+
+        def viterbi(found: Found, temperature: float) -> Tensor:
+            labels = found.predicted.to_labels(found.hidden.shape[1])
+            return product(labels, emissions(head, found, temperature).softmax(-1), found.predicted)
+
+        return {MARGINAL: marginal, VITERBI: viterbi}
 
 
 class BioTagger:
@@ -47,20 +63,18 @@ class BioTagger:
     def __init__(self, names: list[str], gold: Segments):
         self.names = names
         self.tags = ["O"] + [f"{part}-{name}" for name in names[1:] for part in "BI"]
-        ids = {tag: i for i, tag in enumerate(self.tags)}
-        rows = [torch.tensor([ids[tag] for tag in row]) for row in gold.to_bio(names)]
-        self.gold = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        self.ids = {tag: i for i, tag in enumerate(self.tags)}
+        self.gold = self.tags_of(gold)
 
-    def entities(self, best: Tensor, probability: Tensor, lengths: Tensor) -> Segments:
-        """The entities of tags ``(B, T)``, given the probability of every tag ``(B, T, C)``."""
-        rows = [[self.tags[tag] for tag in row[:n]] for row, n in zip(best.tolist(), lengths.tolist(), strict=True)]
-        found = Segments.from_bio(rows, self.names)
-        each = probability.gather(-1, torch.where(best < 0, 0, best)[..., None])[..., 0].double()
-        inside = torch.arange(best.shape[1]) < lengths[:, None]
-        sums = nn.functional.pad(torch.where(inside, each, 1.0).log().cumsum(-1), (1, 0))  # of logs, before each word
-        start, end = (torch.where(found.mask, x, 0) for x in (found.start, found.end))
-        total = sums.gather(-1, end) - sums.gather(-1, start)
-        return replace(found, probability=torch.where(found.mask, total.exp(), 0.0))
+    def tags_of(self, segments: Segments) -> Tensor:
+        """``(B, T)``, -1 past the end."""
+        rows = [torch.tensor([self.ids[tag] for tag in row]) for row in segments.to_bio(self.names)]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+    def entities(self, tags: Tensor, lengths: Tensor) -> Segments:
+        """The entities of tags ``(B, T)``; an ``I-`` that continues nothing begins one."""
+        rows = [[self.tags[tag] for tag in row[:n]] for row, n in zip(tags.tolist(), lengths.tolist(), strict=True)]
+        return Segments.from_bio(rows, self.names)
 
 
 class ChainTagger(BioTagger):
@@ -84,7 +98,21 @@ class ChainTagger(BioTagger):
     def decode(self, head: Any, hidden: Tensor, lengths: Tensor) -> Segments:
         """The entities of the best tags."""
         p = head(hidden, lengths)
-        return self.entities(p.argmax.to_labels(p.T), p.marginals.position, lengths)
+        return self.entities(p.argmax.to_labels(p.T), lengths)
+
+    def confidences(self, head: Any) -> dict[str, Confidence]:
+        """The products of each tag's marginal, and of the softmax of each tag's score."""
+
+        def marginal(found: Found, temperature: float) -> Tensor:
+            p = head(found.hidden, found.lengths).with_temperature(temperature)
+            return product(self.tags_of(found.predicted), p.marginals.position, found.predicted)
+
+        def viterbi(found: Found, temperature: float) -> Tensor:
+            return product(
+                self.tags_of(found.predicted), emissions(head, found, temperature).softmax(-1), found.predicted
+            )
+
+        return {MARGINAL: marginal, VITERBI: viterbi}
 
 
 class SoftmaxTagger(BioTagger):
@@ -103,5 +131,36 @@ class SoftmaxTagger(BioTagger):
 
     def decode(self, head: Any, hidden: Tensor, lengths: Tensor) -> Segments:
         """The entities of the most probable tags."""
-        probability = head(hidden).softmax(-1)
-        return self.entities(probability.argmax(-1), probability, lengths)
+        return self.entities(head(hidden).argmax(-1), lengths)
+
+    def confidences(self, head: Any) -> dict[str, Confidence]:
+        """The product of each tag's probability."""
+
+        def marginal(found: Found, temperature: float) -> Tensor:
+            scores = head(found.hidden) / temperature
+            best = torch.where(found.predicted.to_labels(scores.shape[1]) < 0, -1, scores.argmax(-1))
+            return product(best, scores.softmax(-1), found.predicted)
+
+        return {MARGINAL: marginal}
+
+
+Tagger = SegmentTagger | ChainTagger | SoftmaxTagger
+
+
+def emissions(head: SemiCRFHead, found: Found, temperature: float) -> Tensor:
+    """``(B, T, C)``: what a head scores at each position."""
+    assert head.projection is not None
+    return head.projection(found.hidden)[..., : head.num_labels] / temperature  # behind them: starts, ends
+
+
+def product(labels: Tensor, probability: Tensor, segments: Segments) -> Tensor:
+    """``(B, N)``: over each segment, of the probability ``(B, T, C)`` of its label at each position; 0 at padding.
+
+    Labels ``(B, T)`` are below 0 past the end.
+    """
+    probability = probability[:, : labels.shape[1]]
+    each = probability.gather(-1, torch.where(labels < 0, 0, labels)[..., None])[..., 0].double()
+    sums = nn.functional.pad(torch.where(labels >= 0, each, 1.0).log().cumsum(-1), (1, 0))  # of logs, before each word
+    start, end = (torch.where(segments.mask, x, 0) for x in (segments.start, segments.end))
+    total = sums.gather(-1, end) - sums.gather(-1, start)
+    return torch.where(segments.mask, total.exp(), 0.0)

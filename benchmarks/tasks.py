@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import semicrf
 from semicrf import plots
@@ -61,7 +60,7 @@ class Softmax(nn.Module):
 class Crf(nn.Module):
     """A semi-Markov CRF; with K = 1 a linear chain, whose segments are maximal runs of equal labels."""
 
-    def __init__(self, num_labels: int, dim: int, K: int, duration: str = "free"):
+    def __init__(self, num_labels: int, dim: int, K: int, duration: str | nn.Module = "free"):
         super().__init__()
         kind = "uniform" if K == 1 else duration
         self.head = SemiCRFHead(num_labels, K, dim, duration=kind, boundary_scores=K > 1)
@@ -97,19 +96,28 @@ def contenders(
 
 def fit(
     encoder: nn.Module, decoder: Decoder, draw: Callable[[], Batch], steps: int, lr: float, faster: float, title: str,
-    guide: Decoder | None = None,
+    guide: Decoder | None = None, slow: str | None = "projection", decay: float = 0.0,
 ) -> tuple[float, float]:  # fmt: skip
     """Train both, with Adam whose rate falls to a tenth: the mean loss of the last tenth of the steps, and the seconds.
 
-    The rate of what is no projection (transitions, durations, start, end) is `faster` times that of the rest. The loss
-    of `guide`, where there is one, is added: it teaches the encoder alone.
+    The rate of the decoder's parameters, but for those with `slow` in their names, is `faster` times that of the
+    encoder; by default it is that of transitions, durations, start and end. The loss of `guide`, where there is one, is
+    added: it teaches the encoder alone. Weights of layers decay by `decay` times their rate at each step.
     """
-    slow = [*encoder.parameters(), *(p for n, p in decoder.named_parameters() if "projection" in n)]
-    slow += [p for _, p in guide.named_parameters()] if guide else []
-    fast = [p for n, p in decoder.named_parameters() if "projection" not in n]
-    parameters = [*slow, *fast]
-    optimiser = torch.optim.Adam([{"params": slow}, {"params": fast, "lr": faster * lr}], lr=lr)
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, steps)
+    from tqdm import tqdm  # of the extra train: change points of a file need none of it
+
+    named = list(decoder.named_parameters())
+    fast = [(n, p) for n, p in named if slow is None or slow not in n]
+    slowly = [*encoder.named_parameters(), *((n, p) for n, p in named if slow is not None and slow in n)]
+    slowly += list(guide.named_parameters()) if guide else []
+    groups = [
+        {"params": [p for n, p in part if n.endswith("weight") == heavy], "lr": rate, "weight_decay": decay * heavy}
+        for part, rate in ((slowly, lr), (fast, faster * lr))
+        for heavy in (True, False)
+    ]
+    parameters = [p for _, p in [*slowly, *fast]]
+    optimiser = torch.optim.AdamW(groups)
+    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, steps)
     losses, began = [], time.perf_counter()
     with tqdm(range(steps), desc=title, unit="step") as progress:
         for _ in progress:
@@ -120,7 +128,7 @@ def fit(
             (loss + guide.loss(hidden, batch.gold, batch.lengths) if guide else loss).backward()
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optimiser.step()
-            decay.step()
+            falling.step()
             losses.append(loss.item())
             progress.set_postfix(loss=f"{losses[-1]:.3f}")
     tail = losses[-max(1, steps // 10) :]

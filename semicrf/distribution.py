@@ -20,7 +20,7 @@ from semicrf.errors import bad_input
 from semicrf.inference import Inference, read
 from semicrf.marginals import Marginals
 from semicrf.potentials import Potentials
-from semicrf.queries import counting, decoding, draws, events, information, moments, possibility
+from semicrf.queries import certificate, counting, decoding, draws, events, information, moments, possibility
 from semicrf.queries.maxima import MaxMarginals
 from semicrf.scoring import flattened, score
 from semicrf.segments import Segments, check_tiling
@@ -248,6 +248,7 @@ class SemiCRFDistribution(Distribution):
 
     first_impossible = possibility.first_impossible
     check_possible = possibility.check_possible
+    diagnostics = property(certificate.diagnostics)
 
     def with_temperature(self, t: float | Tensor) -> SemiCRFDistribution:
         """p proportional to exp(score / t), t > 0, a number or ``(...)``."""

@@ -293,7 +293,7 @@ def _normal(
                 name, f"{value.dtype} on {value.device}", f"{main.dtype} on {main.device}, as the main tensor",
                 f"{name}.to(the main tensor).",
             )  # fmt: skip
-        if tuple(value.shape) == own:
+        if value.dim() == len(own) and tuple(value.shape) == own:  # sizes of other axes are not set against each other
             parts[name] = value.unsqueeze(0)
         elif value.shape == batch + own:
             parts[name] = value.reshape(-1, *own)

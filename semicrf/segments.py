@@ -163,15 +163,15 @@ class Segments:
 
     def to_labels(self, T: int) -> Tensor:
         """int64 ``(..., T)``: the label at each position, -1 where no segment is; segments are cut at ``T``."""
-        t = torch.arange(T, device=self.device)
-        starts = torch.where(self.to_boundaries(T), t, 0)
+        t, slot = torch.arange(T, device=self.device), self._slots(T)
+        starts = torch.where(self._at(slot, torch.ones_like(self.start, dtype=torch.bool), T, False), t, 0)
         last = starts.cummax(-1).values if T else starts  # cummax refuses an empty axis
-        label, end = (self._at_starts(x, T, -1).gather(-1, last) for x in (self.label, self.end))
+        label, end = (self._at(slot, x, T, -1).gather(-1, last) for x in (self.label, self.end))
         return torch.where(t < end, label, -1)
 
     def to_boundaries(self, T: int) -> Tensor:
         """bool ``(..., T)``: true where a segment starts; starts at ``T`` or later are dropped."""
-        return self._at_starts(torch.ones_like(self.mask), T, False)
+        return self._at(self._slots(T), torch.ones_like(self.start, dtype=torch.bool), T, False)
 
     def to_bio(self, names: Sequence[str]) -> list:
         """Nested lists of BIO tags; a segment of label 0 gives ``O`` at each of its positions.
@@ -260,10 +260,12 @@ class Segments:
     def _map(self, f: Callable[[str, Tensor], Tensor]) -> Segments:
         return Segments(**{name: f(name, x) for name, x in _present(self)})
 
-    def _at_starts(self, values: Tensor, T: int, fill: int | bool) -> Tensor:
+    def _slots(self, T: int) -> Tensor:
+        """int64 ``(..., N)``: where each segment starts; ``T``, past the end, for what starts nowhere in ``[0, T)``."""
+        return torch.where(self.mask & (self.start >= 0) & (self.start < T), self.start, T)
+
+    def _at(self, slot: Tensor, values: Tensor, T: int, fill: int | bool) -> Tensor:
         """``(..., T)``: the value of the segment that starts at each position, ``fill`` elsewhere."""
-        inside = self.mask & (self.start >= 0) & (self.start < T)
-        slot = torch.where(inside, self.start, T)  # the others go to one slot past the end, which is cut off
         return values.new_full((*self.batch_shape, T + 1), fill).scatter(-1, slot, values)[..., :T]
 
 

@@ -17,17 +17,18 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import memory, report, runner, store
+from benchmarks import memory, report, runner, step, store
 from benchmarks.cases import SUITES, TINY, Case, MemoryCase, Shape, Suite
 from benchmarks.contender import Answer, Contender, Prepared, Setting
 from benchmarks.model import draw, edges, planted
-from benchmarks.ours import QUANTITIES, Kernel, Ours, model_of
+from benchmarks.ours import Kernel, Ours, model_of, quantity_of
 from benchmarks.peers import PEERS
 from benchmarks.peers.flash_semicrf import FlashSemicrf
 from benchmarks.peers.prototype import Prototype
 from benchmarks.peers.synjax import Synjax, entering, starting
 from benchmarks.peers.torch_struct import ZERO, TorchStruct, destination_first
 from benchmarks.runner import Refusal, Runner, difference, machine_ratios
+from benchmarks.step import Step
 from benchmarks.timing import Plan, interleaved, summary
 
 CPU64 = Setting("cpu", "float64")
@@ -80,11 +81,11 @@ def test_every_row_is_one_that_can_be_measured():
     for suite in SUITES.values():
         assert len({str(c) for c in suite.cases}) == len(suite.cases)
         for case in suite.cases:
-            assert case.quantity in (Kernel if case.kernel else Ours).quantities, case
-            assert case.against is None or case.against in Ours.quantities
+            assert case.quantity in runner.own_of(case, None).quantities, case
+            assert case.against is None or case.against in Ours.quantities | Step.quantities
             assert set(case.published) <= names, case
         assert all(row.quantity in Ours.quantities for row in suite.memory)
-    semirings = {QUANTITIES[c.name].semiring.__name__ for c in SUITES["cpu"].cases}
+    semirings = {quantity_of(c).semiring.__name__ for c in SUITES["cpu"].cases}
     assert semirings >= {"Log", "Max", "Std", "Entropy", "CrossEntropy", "KL"}
 
 
@@ -304,6 +305,36 @@ def test_a_centred_model_has_a_total_of_one():
     case = Case(Shape(2, 300, 5, 3), "Std")
     prepared = Ours().prepare(case, model_of(case), CPU64)
     assert prepared.read(prepared.run())["value"] == pytest.approx(1.0)
+
+
+def test_a_step_trains_encoder_and_head_and_is_set_against_a_softmax(monkeypatch):
+    monkeypatch.setattr(step, "WIDTH", 16)
+    monkeypatch.setattr(step, "LAYERS", 1)
+    case = Case(Shape(2, 12, 4, 3), "training step", against="training step, softmax", limit=1.15)
+    for quantity in (case.quantity, case.against):
+        prepared = Step().prepare(Case(case.shape, quantity or ""), model_of(case), CPU64)
+        losses = [prepared.read(prepared.run())["value"].item() for _ in range(3)]
+        assert losses[0] > losses[1] > losses[2] > 0
+    suite = suite_of(case)
+    row = runner.Runner(suite, PEERS, Plan(budget=0.01)).row(case)
+    assert row["against"]["quantity"] == "training step, softmax"
+    assert row["against"]["ratio"]["min"] > 0
+    assert {peer["status"] for peer in row["peers"].values()} <= {"absent", "declines"}
+    assert "x training step, softmax (limit 1.15" in report.line(row, {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a CUDA device")
+def test_a_step_as_a_graph_trains_as_it_does_without(monkeypatch):
+    monkeypatch.setattr(step, "LAYERS", 1)
+    losses = []
+    for quantity in ("training step", "training step as a graph"):
+        case = Case(Shape(2, 12, 4, 3), quantity)
+        prepared = Step(False).prepare(case, model_of(case), Setting("cuda", "float32"))
+        found = [prepared.read(prepared.run())["value"].item() for _ in range(8)]
+        losses.append(found[-5:])
+    graph = losses[1]
+    assert all(a > b for a, b in itertools.pairwise(graph))
+    assert graph[0] < losses[0][0]  # capturing takes three steps first
 
 
 def test_memory_of_a_block(tmp_path):

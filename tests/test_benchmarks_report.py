@@ -74,13 +74,17 @@ def test_a_page_says_where_and_when(tmp_path):
         {"model": "a", "precision": 0.5, "recall": 0.25, "f1": 0.4},
         {"model": "b", "precision": 0.25, "recall": 0.5, "f1": 0.3},
     ]
-    task.write_text(json.dumps({"command": "python -m x", "versions": {"torch": "2.0"}, "results": results}))
+    certainty = {"a, marginal": {"plain ece": [0.2, 0.01]}, "b, marginal": {"plain ece": [0.1, 0.0]}}
+    stored_task = {"command": "python -m x", "versions": {"torch": "2.0"}, "results": results, "certainty": certainty}
+    task.write_text(json.dumps(stored_task))
     page = summary.write(tmp_path / "report", [stored, task])
     text = page.read_text()
     for part in ("A Processor", "2026-01-02", "aaaaaaaaaa with changes", "torch 2.13.0", "2 threads", "**unverified**"):
         assert part in text
     assert "numba" not in text
     assert "| a | **0.500** | 0.250 | **0.400** |" in text
+    assert "| a, marginal | 0.200 ± 0.010 |" in text
+    assert "| b, marginal | **0.100** |" in text  # of an error the least is the best
     assert "| (1, 8) max | 2.00 | 1 | **missed** |" in text
     for picture in ("sizes", "peers", "semirings"):
         assert f"](cpu-a.{picture}.png)" in text

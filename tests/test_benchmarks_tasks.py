@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import genome, tasks, timeseries
+from benchmarks import codons, genome, tasks, timeseries
 from semicrf.errors import InputError
 from semicrf.segments import Segments
 
@@ -83,19 +83,92 @@ def test_windows_and_the_other_strand():
 
 def test_open_reading_frames_are_counted_codon_by_codon():
     bases = torch.randint(0, 4, (97,), generator=torch.Generator().manual_seed(0))
-    found = genome.reading_frames(bases)
-    codons = [tuple(bases[t : t + 3].tolist()) for t in range(97)]
+    found = codons.reading_frames(bases)
+    triples = [tuple(bases[t : t + 3].tolist()) for t in range(97)]
     for t in range(2, 97):
         for r in range(3):
             first = last = t - r  # from the stop before it, or the end, up to the next stop
-            while first >= 3 and codons[first] not in genome.STOPS:
+            while first >= 3 and triples[first] not in codons.STOPS:
                 first -= 3
-            while last + 3 < 97 and codons[last + 3] not in genome.STOPS:
+            while last + 3 < 97 and triples[last + 3] not in codons.STOPS:
                 last += 3
             assert found[t, r] == (last - first) // 3 + 1, (t, r)
-    assert genome.features(bases).shape == (97, 12)
-    other = genome.features(3 - bases.flip(0)).flip(0)  # on the other strand the strands change places
-    assert torch.equal(genome.features(bases)[:, 10], other[:, 11])
+    assert codons.features(bases).shape == (97, codons.FEATURES)
+    other = codons.features(codons.other_strand(bases)).flip(0)  # on the other strand the strands change places
+    assert torch.equal(codons.features(bases)[:, 10], other[:, 11])
+    assert torch.equal(codons.features(bases)[:, 12:14], other[:, 14:])
+
+
+def test_starts_and_stops_are_marked_with_what_is_open_between_them():
+    bases = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(1))
+    bases[[7, 8, 9]] = torch.tensor(codons.START)
+    found = codons.marks(bases)
+    triples = [tuple(bases[t : t + 3].tolist()) for t in range(198)]
+    for t in range(198):
+        after = [u for u in range(t, 198, 3) if triples[u] in codons.STOPS]
+        end = after[0] // 3 - t // 3 if after else len(range(t, 200, 3))  # codons to the next stop, or to the end
+        expected = math.log2(end + 1) if triples[t] == codons.START else 0.0
+        assert found[t, 0].item() == pytest.approx(expected), t
+        before = [u for u in range(t - 3, -1, -3) if triples[u] in codons.STOPS]
+        since = (t - before[0]) // 3 if before else t // 3 + 1
+        expected = math.log2(since) if triples[t] in codons.STOPS else 0.0
+        assert found[t + 2, 1].item() == pytest.approx(expected), t
+    assert (found[:2, 1] == 0).all()
+    assert (found[198:, 0] == 0).all()
+    assert found[7, 0] > 0
+
+
+def test_the_rule_finds_open_reading_frames_from_start_to_stop():
+    start, stop, other = [0, 3, 2], [3, 0, 0], [1, 1, 1]
+    gene = torch.tensor(start + other * 4 + stop)  # 18 bases
+    bases = torch.cat(
+        [torch.ones(7, dtype=torch.int64), gene, torch.ones(5, dtype=torch.int64), codons.other_strand(gene)]
+    )
+    assert codons.by_rule(bases, 18) == [(7, 25, 0), (30, 48, 1)]
+    assert codons.by_rule(bases, 19) == []
+    inner = torch.tensor(start + other + start + other * 2 + stop)  # the first start counts
+    assert codons.by_rule(inner, 0) == [(0, 18, 0)]
+    assert genome.ruled(bases).tolist() == [[(0, 48, 0)]]  # none of 300 bases
+
+
+def test_counts_of_a_genome_are_where_its_decoders_begin():
+    part = genome.Genome(torch.zeros(60, dtype=torch.int64), [(0, 10, 0), (10, 30, 5), (30, 50, 0), (50, 60, 3)])
+    table = genome.transitions([part.row], positions=False).exp()
+    assert table[0].tolist() == pytest.approx([0.1 / 2.7] * 3 + [1.1 / 2.7, 0.1 / 2.7, 1.1 / 2.7, 0.1 / 2.7])
+    table = genome.transitions([part.row], positions=True).exp()
+    assert table[0, 0].item() == pytest.approx(28.1 / 30.7)  # 9 and 19 of them inside of segments
+    assert torch.equal(table[1], torch.full((7,), table[1, 0].item()))
+    chain, segments = (genome.make(name, [part], 40, plain=False) for name in (tasks.CHAIN, tasks.SEGMENTS))
+    assert isinstance(chain, tasks.Crf)
+    assert isinstance(segments, tasks.Crf)
+    rows = [part.row, genome.reverse_complement(part).row]
+    assert torch.equal(chain.head.transition.exp(), genome.transitions(rows, positions=True).exp())
+    periodic = segments.head.duration
+    assert isinstance(periodic, genome.Periodic)
+    assert periodic.durations.location[0].item() == pytest.approx((math.log(10) + math.log(20)) / 2)
+    assert periodic.durations.location[1].item() == pytest.approx(math.log(20))  # seen nowhere: as it begins by itself
+    with torch.no_grad():
+        periodic.score[0, 5] = 2.0
+    found, plain = periodic().double(), periodic.durations().double()
+    assert found.exp().sum(0).tolist() == pytest.approx([1.0] * 7)
+    step = (found - plain)[:, 5]
+    assert (step[2::3] - step[0]).tolist() == pytest.approx([2.0] * 13, abs=1e-4)
+    assert step[3].item() == pytest.approx(step[0].item(), abs=1e-4)
+
+
+def test_quarters_are_left_out_one_after_the_other():
+    whole = genome.simulate(20, torch.Generator().manual_seed(0))
+    T = len(whole.bases)
+    ((parts, test),) = genome.splits(whole, validate=False)
+    assert torch.equal(torch.cat([parts[0].bases, test.bases]), whole.bases)
+    found = genome.splits(whole, validate=True)
+    assert [len(parts) for parts, _ in found] == [1, 2, 2, 1]
+    assert torch.equal(torch.cat([test.bases for _, test in found]), whole.bases[: T // 2])
+    for parts, test in found:
+        assert sum(len(part.bases) for part in parts) + len(test.bases) == T // 2
+        drawn = genome.draw(parts, 50, torch.Generator().manual_seed(0))
+        assert drawn.inputs.shape == (1, 50, codons.FEATURES)
+        assert drawn.lengths.tolist() == [50]
 
 
 def test_a_simulated_genome_has_genes_from_start_to_stop_on_both_strands():

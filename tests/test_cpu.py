@@ -67,6 +67,28 @@ def test_long_and_far_apart(semiring, size, scale):
     assert_like_reference(semiring, models(semiring, size, scale, 0.0, seed=1), size, scale)
 
 
+def test_means_where_most_positions_are_impossible():
+    """Segments all of one length are a chain of positions as long: its entropy, at a length where a gauge that is not
+    moved rightly would have grown out of all bounds.
+    """
+    n, K, C = 1000, 20, 8
+    g = torch.Generator().manual_seed(0)
+    emission = torch.randn(1, n * K, C, generator=g, dtype=torch.float64)
+    transition = torch.randn(1, C, C, generator=g, dtype=torch.float64)
+    duration = torch.full((1, K, C), -inf, dtype=torch.float64)
+    duration[:, -1] = 0.0
+    parts = {"emission": emission, "transition": transition, "duration": duration}
+    parts = {name: t.requires_grad_() for name, t in parts.items()}
+    value, grads = run(Entropy, [parts], torch.tensor([n * K]), (n * K, K, C), "cpu")
+    chain = {"emission": emission.view(1, n, K, C).sum(2), "transition": transition}
+    chain = {name: t.detach().requires_grad_() for name, t in chain.items()}
+    expected, wanted = run(Entropy, [chain], torch.tensor([n]), (n, 1, C), "reference")
+    assert ((value - expected).abs() <= LONG[1.0] * (1 + expected.abs())).all()
+    blocks = grads[0].view(1, n, K, C)
+    assert (blocks - wanted[0][:, :, None]).abs().max() <= LONG[1.0] * (1 + wanted[0].abs().max())
+    assert (grads[1] - wanted[1]).abs().max() <= LONG[1.0] * (1 + wanted[1].abs().max())
+
+
 @pytest.mark.parametrize("holes", [0.0, 0.02])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("semiring", [Log, Entropy, KL])

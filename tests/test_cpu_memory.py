@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps a mark that can be reset"),
 ]
 
-SHORT, LONG, B, K, C = 4_000, 16_000, 4, 40, 16  # emissions of 2 and 8 MB
+SHORT, LONG, B, K, C = 16_000, 64_000, 4, 40, 16  # emissions of 8 and 32 MB, and both in as many chunks
 CHILD = f"""
 import json
 import torch

@@ -103,6 +103,22 @@ def test_decoding_is_exported_saved_and_loaded(tmp_path):
     torch.testing.assert_close(found.probability, expected.probability)
 
 
+def test_exported_decoding_takes_any_batch_and_length(tmp_path):
+    model, B, T = Decoding(tagger().head), torch.export.Dim("B", min=1), torch.export.Dim("T", min=2)
+    example = features(7, 11, D), torch.arange(5, 12)
+    program = torch.export.export(
+        model, example, dynamic_shapes={"hidden": {0: B, 1: T}, "lengths": {0: B}}
+    )  # the sizes of the example differ: where two are equal, torch takes them for one
+    torch.export.save(program, tmp_path / "decode.pt2")
+    loaded = torch.export.load(tmp_path / "decode.pt2").module()
+    for b, t in ((1, 2), (1, 9), (4, 4), (7, 11), (12, 40)):
+        hidden, lengths = features(b, t, D, seed=t), torch.arange(b) % t + 1
+        found, expected = loaded(hidden, lengths), model(hidden, lengths)
+        assert found == expected, (b, t)
+        torch.testing.assert_close(found.score, expected.score)
+        torch.testing.assert_close(found.probability, expected.probability)
+
+
 def test_checkpointed_encoder_and_head_give_the_same_gradients():
     plain, saving = tagger(), tagger()
     inputs, target, lengths = batch()

@@ -33,6 +33,9 @@ def as_target(
         check_shape("target", target, (*p.batch_shape, p.T), "(..., T) as hidden")
         if ignore_index is not None:
             return _partial(target.long(), p, ignore_index, split is not None, check)
+        if split is not None and not check:
+            first = torch.arange(p.T, device=target.device) == 0
+            return _cut(first | (target != target.roll(1, -1)), target, p)
         segments = Segments.from_labels(target, p.lengths)
     elif isinstance(target, Segments | list | tuple):
         segments = as_segments(target, p.lengths.device)
@@ -43,15 +46,14 @@ def as_target(
         return segments
     if check:
         check_tiling(segments, p.lengths, p.T, p.C)
-    return _cut(segments, p)
+    return _cut(segments.to_boundaries(p.T), segments.to_labels(p.T), p)
 
 
-def _cut(segments: Segments, p: SemiCRFDistribution) -> Segments:
-    """Segments longer than K in pieces of K, the last one shorter."""
-    starts = segments.to_boundaries(p.T)
+def _cut(starts: Tensor, labels: Tensor, p: SemiCRFDistribution) -> Segments:
+    """Segments by their starts and labels ``(..., T)``; those longer than K in pieces of K, the last one shorter."""
     t = torch.arange(p.T, device=starts.device)
     since = t - torch.where(starts, t, 0).cummax(-1).values
-    return Segments.from_boundaries(starts | (since % p.K == 0), segments.to_labels(p.T), p.lengths)
+    return Segments.from_boundaries(starts | (since % p.K == 0), labels, p.lengths)
 
 
 def _partial(labels: Tensor, p: SemiCRFDistribution, ignored: int, split: bool, check: bool) -> Evidence:

@@ -24,10 +24,10 @@ from semicrf.engine.cpu.elements_scores import (
     tables,
     terms,
 )
-from semicrf.engine.cpu.lanes import LANES, fill
+from semicrf.engine.cpu.lanes import LANES, fill, smaller
 from semicrf.engine.cpu.linking import entry, kernel, small
 from semicrf.engine.cpu.places import given, put_number, put_whole, where, write, write_whole
-from semicrf.engine.cpu.vectors import doubles, get, peak, put, wholes
+from semicrf.engine.cpu.vectors import doubles, get, peak, put, where_equal, wholes
 
 INF = np.inf
 
@@ -176,15 +176,60 @@ def finish(total, scale, m, at, places, keep, b):
             put_whole(places, at[M.KEPT] + P.END_ID, r, b, 0, m[(at[M.TOTAL_IDS] + r) * LANES])
 
 
+@kernel
+def enter(m, at, window):
+    """Put a window into an empty memory: where it begins. Scores and offsets are counted from it."""
+    first, row = at[M.SOURCES] - at[M.K], 0
+    for k in range(at[M.K]):
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
+            for f in range(at[M.D]):
+                put(m, o + at[M.WINDOW] + (first + k) * at[M.D] + f, get(window, row))
+                row += 1
+            for v in range(at[M.P]):
+                put(m, o + at[M.SOURCE] + (first + k) * at[M.P] + v, fill(0.0))
+    return first
+
+
+@kernel
+def leave(scale, m, at, window, s, first):
+    """The window that begins at `first`, whose newest source is s: elements that lead on, with all that their segments
+    have scored so far; behind them the offsets they are relative to.
+    """
+    row = 0
+    for k in range(at[M.K]):
+        for o in range(0, at[M.ENDS], at[M.BLOCK]):
+            for v in range(at[M.P]):
+                score = get(m, o + at[M.SOURCE] + (first + k) * at[M.P] + v) + get(m, o + at[M.PREFIX] + v)
+                alive = smaller(get(m, o + at[M.LO] + v), fill(float(s - k)))
+                score = where_equal(alive, get(m, o + at[M.LO] + v), score, fill(-INF))
+                put(m, at[M.BY] + v, score - get(m, at[M.OFFSET] + v))
+            scale(m, o + at[M.WINDOW] + (first + k) * at[M.D], at[M.BY], o + at[M.Y])
+            for f in range(at[M.D]):
+                put(window, row, get(m, o + at[M.Y] + f))
+                row += 1
+    for v in range(at[M.P]):
+        put(window, row + v, get(m, at[M.ORIGIN] + v) + get(m, at[M.OFFSET] + v))
+
+
 @entry
-def forward(total, scale, memory, map_, places_, lengths, keep, first, last):
-    """The sequences first .. last - 1: values, and what is kept; memory, map and places by their addresses."""
-    m, at, places = doubles(memory), wholes(map_), wholes(places_)
-    for b in range(first, last):
+def forward(total, scale, memory, map_, places_, spans_, keep, first, last):
+    """The spans first .. last - 1: values, and what is kept; all but `keep` by address.
+
+    A span is six integers: its sequence, the length of that, the first and the last position, and the addresses of the
+    windows at these, which are not read at the start and not written at the end of a sequence.
+    """
+    m, at, places, spans = doubles(memory), wholes(map_), wholes(places_), wholes(spans_)
+    for i in range(6 * first, 6 * last, 6):
+        b, L, start, end = spans[i], spans[i + 1], spans[i + 2], spans[i + 3]
         tables(m, at, places, b)
         begin(m, at)
-        newest = at[M.SOURCES]
-        for s in range(lengths[b]):
-            newest = push(total, m, at, places, keep, b, s, newest, lengths[b])
+        newest = at[M.SOURCES] if start == 0 else enter(m, at, doubles(spans[i + 4]))
+        for s in range(start, end):
+            if s > start or s == 0:
+                newest = push(total, m, at, places, keep, b, s, newest, L)
             arrive(total, scale, m, at, places, keep, b, s, newest)
-        finish(total, scale, m, at, places, keep, b)
+        if end == L:
+            finish(total, scale, m, at, places, keep, b)
+        else:
+            newest = push(total, m, at, places, keep, b, end, newest, L)
+            leave(scale, m, at, doubles(spans[i + 5]), end, newest)

@@ -11,7 +11,9 @@ from torch import Tensor
 from semicrf.compile import Program
 from semicrf.engine.cpu import build
 from semicrf.engine.cpu.build import run_kernel
+from semicrf.engine.cpu.cutting import divided, run_in_chunks
 from semicrf.engine.cpu.elements import forward
+from semicrf.engine.cpu.elements_cut import Elements
 from semicrf.engine.cpu.elements_map import COLUMNS, mapped, memory
 from semicrf.engine.cpu.elements_vjp import backward
 from semicrf.engine.cpu.places import KEPT_AXES, held_as_read, places_of
@@ -61,16 +63,27 @@ def _scan(program: Program, models: Parts, lengths: Tensor, T: int, K: int, C: i
         state = _room(program, B, T, C, int(at[COLUMNS]), rows)
     else:
         state = State.of(torch.empty(program.width, B, dtype=torch.float64), torch.int32)
-    places, ends = places_of(models, state), lengths.numpy()
+    places = places_of(models, state)
     total, scale = build.function(program, "total"), build.function(program, "scale")
 
-    def task(first: int, last: int) -> None:
+    def sweep(table: np.ndarray, first: int, last: int) -> None:
         m = memory(program, at)
-        forward(total, scale, m.ctypes.data, at.ctypes.data, places.ctypes.data, ends, ids, first, last)
+        forward(total, scale, m.ctypes.data, at.ctypes.data, places.ctypes.data, table.ctypes.data, ids, first, last)
 
+    whole = np.array([(b, L, 0, L, 0, 0) for b, L in enumerate(lengths.tolist())])
     work = int(lengths.sum()) * C * (K + C) * program.width
-    run_kernel(forward, [partial(task, a, b) for a, b in groups(B)], work)
+    cut, others = divided(lengths, K, C) if _divisible(program, models) else ({}, groups(B))
+    run_kernel(forward, [partial(sweep, whole, a, b) for a, b in others], work)
+    run_in_chunks(forward, [Elements(sweep, state, b, int(lengths[b]), K, C, c) for b, c in cut.items()])
     return state
+
+
+def _divisible(program: Program, models: Parts) -> bool:
+    """Whether time may be cut: elements are one number that a potential is added to, so windows differ by a constant;
+    and what leads into a segment does not depend on its duration.
+    """
+    one = program.width == 1 and program.levels == {0: 0} and hasattr(program.semiring, "divide")
+    return one and not any(BY_DURATION & set(m) for m in models)
 
 
 def _bounded(models: Parts) -> bool:

@@ -119,6 +119,7 @@ FLAGS: dict[str, Any] = {
     "boundscheck": False,
     "_nrt": False,  # arrays are borrowed, never made or kept: nothing to count
     "no_cfunc_wrapper": True,
+    "forceinline": False,  # said here, as numba otherwise takes it from whichever caller comes first
 }
 
 

@@ -9,10 +9,12 @@ import torch
 
 from semicrf.engine.cpu import counts
 from semicrf.engine.cpu import parts as P
+from semicrf.engine.cpu.cutting import Windows
+from semicrf.engine.cpu.junction import begin, leave
 from semicrf.engine.cpu.linking import cold, entry, kernel, small
 from semicrf.engine.cpu.memory import FLAW, GAUGE, HA, HG, INIT, INITP, LA, LG, SCALARS, E, clear, mapped, prepare
 from semicrf.engine.cpu.parts import add_at
-from semicrf.engine.cpu.sweep import advance, begin
+from semicrf.engine.cpu.sweep import advance
 from semicrf.engine.cpu.window import CHANGES, DURATIONS, NUMBERS, ROWS
 
 inf = np.inf
@@ -27,6 +29,18 @@ class Rows(NamedTuple):
     g_mean: Any
 
 
+class Spans(NamedTuple):
+    """What is run: positions first .. last of sequences, as the run sees them, from a window to the next."""
+
+    sequence: Any  # (n,)
+    first: Any  # (n,)
+    last: Any  # (n,)
+    entered: Windows  # read where first > 0
+    left: Windows  # written where last is not the end
+    cover: Any  # (n, C): mass of each label at the first position of a reversed run, where first > 0
+    cover_moment: Any  # (n, C)
+
+
 class Pull(NamedTuple):
     """Where gradients are added, and what they are multiples of."""
 
@@ -35,11 +49,14 @@ class Pull(NamedTuple):
     moment: Any  # (models, B): the factor of their moments
 
 
-class Totals(NamedTuple):
-    """Of each sequence: written by the forward sweep, read by the reverse."""
+NO_PULL = Pull(np.zeros((0, 8, 2), np.int64), np.zeros((0, 0)), np.zeros((0, 0)))
 
-    log_z: Any  # (B,)
-    mean: Any  # (B,)
+
+class Totals(NamedTuple):
+    """Of each span: written by the forward sweep where the span reaches the end, read by the reverse."""
+
+    log_z: Any  # (n,)
+    mean: Any  # (n,)
 
 
 @kernel
@@ -142,10 +159,10 @@ def _give_position(m, k, at, pull, b, p, j, L, payload):
 
 
 @cold
-def _last(m, k, at, rows, totals, pull, b, L, h, payload):
+def _last(m, k, at, rows, pull, b, L, log_z, h, payload):
     """Counts of the segments that end with the sequence."""
     for c in range(at.C):
-        p = np.exp(min(rows.alpha[b, L, c] + m[INIT, c] - totals.log_z[b], counts.ONCE))
+        p = np.exp(min(rows.alpha[b, L, c] + m[INIT, c] - log_z, counts.ONCE))
         k[counts.COVER, c] = p
         k[counts.COVER + 1, c] = p * (rows.alpha_mean[b, L, c] + m[INITP, c] + h) if payload and p > 0.0 else 0.0
     _give(pull, P.CLOSE, b, L - 1, at.C, k, counts.COVER, counts.COVER + 1, payload)
@@ -175,16 +192,14 @@ def _give_sums(m, k, at, sums, pull, b, payload):
 
 
 @small
-def _count_tile(m, k, at, sums, now, rows, totals, pull, b, L, t, n, offset, rate, payload):
-    """Take the counts of a tile of the reverse sweep."""
+def _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, z, gauged, rate, payload):
+    """Take the counts of a tile of the reverse sweep; z: its offset less log Z, gauged: its gauge less the mean."""
     p = L - t
-    z = offset - totals.log_z[b]
     counts.fetch(k, rows.alpha[b], p, n, at.C, counts.AL)
     counts.fetch(k, rows.g[b], p, n, at.C, counts.GL)
     if payload:
         counts.fetch(k, rows.alpha_mean[b], p, n, at.C, counts.FA)
         counts.fetch(k, rows.g_mean[b], p, n, at.C, counts.FG)
-    gauged = m[SCALARS, GAUGE] - totals.mean[b]
     counts.positions(m, k, at, n, z, rate, gauged, payload)
     if now[DURATIONS] != 0:
         counts.durations(m, k, at, sums, now, t, n, payload)
@@ -211,39 +226,51 @@ def _wanted(pull, now, b):
 
 
 @entry
-def run(job, b0, b1, m, k, now, keep, rows, totals, pull):
-    """Sequences b0..b1-1 from one end. Forward: their totals, and rows where `keep`; reversed: gradients are added.
+def run(job, spans, i0, i1, m, k, now, keep, count, rows, totals, pull):
+    """Spans i0 .. i1-1 from one end. Forward: their totals, and rows where `keep`; reversed: gradients are added where
+    `count`.
 
     m, k, now: memory, see `room`.
     """
     payload = job.payload
     at, sums = mapped(job.K, job.C, payload), counts.summed(job.K, job.C)
-    now[ROWS] = keep or job.reversed
+    now[ROWS] = keep or count
     again = False
-    for b in range(b0, b1):
-        L = job.lengths[b]
-        if job.reversed and not _wanted(pull, now, b):
+    for i in range(i0, i1):
+        b, first, last = spans.sequence[i], spans.first[i], spans.last[i]
+        L, log_z, mean = job.lengths[b], totals.log_z[i], totals.mean[i]
+        if count and not _wanted(pull, now, b):
             continue
         prepare(m, at, job, b, again)
         again = True
-        begin(m, at, now, job, b, L)
-        if job.reversed:
+        begin(m, at, now, job, b, L, first, spans.entered, i)
+        if count:
             clear(k, at, 0, sums.rows)
-            _last(m, k, at, rows, totals, pull, b, L, -totals.mean[b], payload)
-        elif keep:
+            if first == 0:
+                _last(m, k, at, rows, pull, b, L, log_z, -mean, payload)
+            else:
+                for c in range(at.C):
+                    k[counts.COVER, c] = spans.cover[i, c]
+                    k[counts.COVER + 1, c] = spans.cover_moment[i, c]
+        elif keep and first == 0:
             _keep_ends(m, at, rows, b, L, payload)
-        t, n, offset, rate = 1, 0, 0.0, 0.0
-        while t <= L:
-            n, offset, rate = advance(m, at, now, job, b, L, t)
-            if job.reversed and n > 0:
-                _count_tile(m, k, at, sums, now, rows, totals, pull, b, L, t, n, offset, rate, payload)
+        t, n, offset, rate = first + 1, 0, 0.0, 0.0
+        while t <= last:
+            n, offset, rate = advance(m, at, now, job, b, L, last, t)
+            if count and n > 0:
+                z, gauged = offset - log_z, m[SCALARS, GAUGE] - mean
+                _count_tile(m, k, at, sums, now, rows, pull, b, L, t, n, z, gauged, rate, payload)
             elif keep:
                 _keep_tile(m, at, rows, b, L, t, n, offset, rate, payload)
             t += n
-        if job.reversed:
+        if count:
             _give_sums(m, k, at, sums, pull, b, payload)
-        else:
-            totals.log_z[b], totals.mean[b] = _total(m, at, job, b, n - 1, offset + n * rate)
+        if last < L:
+            leave(m, at, now, last, spans.left, i, payload)
+        if not job.reversed:
+            totals.log_z[i], totals.mean[i] = (
+                (m[SCALARS, FLAW], 0.0) if last < L else _total(m, at, job, b, n - 1, offset + n * rate)
+            )
 
 
 def room(job: P.Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

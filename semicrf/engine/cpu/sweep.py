@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from semicrf.engine.cpu import parts as P
 from semicrf.engine.cpu.careful import A_LEAST, LEAD_LEAST, SUM_LEAST, careful
 from semicrf.engine.cpu.lanes import (
     LANES,
@@ -28,7 +27,7 @@ from semicrf.engine.cpu.lanes import (
     store,
     where_positive,
 )
-from semicrf.engine.cpu.linking import cold, kernel, small
+from semicrf.engine.cpu.linking import kernel, small
 from semicrf.engine.cpu.memory import (
     A1,
     BASE,
@@ -40,15 +39,11 @@ from semicrf.engine.cpu.memory import (
     HG,
     HX,
     HY,
-    INIT,
-    INITP,
     LA,
     LG,
     LX,
     LY,
     OFFSET,
-    OP,
-    OPEN,
     PREFIX,
     PREFIXES,
     RATE,
@@ -62,11 +57,10 @@ from semicrf.engine.cpu.memory import (
     S,
     X,
     Y,
-    clear,
     product,
 )
 from semicrf.engine.cpu.tile import open_tile
-from semicrf.engine.cpu.window import CAREFUL, DURATIONS, FIRST, FRESH, HIGH, NEWEST, PATIENCE, ROWS, U_LEAST
+from semicrf.engine.cpu.window import CAREFUL, FIRST, FRESH, HIGH, NEWEST, PATIENCE, ROWS, U_LEAST
 
 A_MOST, U_MOST = np.exp(100.0), np.exp(HIGH)
 inf = np.inf
@@ -76,35 +70,6 @@ inf = np.inf
 def dyadic(x):
     """x to the nearest 64th: offsets of few bits, so that adding and taking them away rounds nothing."""
     return np.floor(x * 64.0 + 0.5) / 64.0
-
-
-@cold
-def begin(m, at, now, job, b, L):
-    """Put what leads into the first segment into the window, as the source 0; its row stands as g of position 0."""
-    opens, i = (P.CLOSE, L - 1) if job.reversed else (P.OPEN, 0)
-    clear(m, at, at.U, at.size)
-    if job.payload:
-        clear(m, at, at.V, at.size)
-    for row in range(at.logu, at.logu + at.size):
-        for c in range(0, at.width, LANES):
-            store(m, row, c, fill(-inf))
-    for n in range(DURATIONS):
-        now[n] = 0
-    now[FIRST] = -at.K - 4
-    row = at.K + 4
-    P.weight_row(job, opens, b, i, m, OPEN)
-    if job.payload:
-        P.payload_row(job, opens, b, i, m, OP, X)
-    for c in range(at.C):
-        x = m[INIT, c] + m[OPEN, c]
-        m[FRAME, c] = x if x > -inf else 0.0
-        m[at.U + row, c] = 1.0 if x > -inf else 0.0
-        m[at.logu + row, c] = 0.0 if x > -inf else -inf
-        if job.payload:
-            r = m[INITP, c] + m[OP, c]
-            m[at.r + row, c] = r
-            m[at.V + row, c] = m[at.U + row, c] * r
-    now[NEWEST] = 1
 
 
 @kernel
@@ -194,6 +159,7 @@ def close(m, at, now, t, n, last, payload):
                 r = load(m, HG + j, c) + load(m, HY + j, c)
                 store(m, at.r + row + j, c, r - load(m, RBASE, c))
     top = -inf
+    m[SCALARS, BEST] = 0.0  # where no label is possible, means are counted on from the gauge of now
     for c in range(at.C):
         if m[LA + n - 1, c] > top:
             top = m[LA + n - 1, c]
@@ -207,13 +173,13 @@ def close(m, at, now, t, n, last, payload):
 
 
 @small
-def advance(m, at, now, job, b, L, t):
-    """Go on from position t; how many positions that was, and (offset, rate): rows LA + j and LG + j of the tile are
-    relative to offset + (j + 1) rate.
+def advance(m, at, now, job, b, L, last, t):
+    """Go on from position t, up to `last`; how many positions that was, and (offset, rate): rows LA + j and LG + j of
+    the tile are relative to offset + (j + 1) rate.
     """
     payload = job.payload
     slow = now[CAREFUL] > 0
-    n = 1 if slow else min(TILE, 2 * now[NEWEST] + 2, L + 1 - t)  # a tile that ended early is a sign of more
+    n = 1 if slow else min(TILE, 2 * now[NEWEST] + 2, last + 1 - t)  # a tile that ended early is a sign of more
     n = open_tile(m, at, now, job, b, L, t, n)
     offset = m[SCALARS, OFFSET]
     rate = 0.0 if slow else m[SCALARS, RATE]
