@@ -227,6 +227,9 @@ class SemiCRFDistribution(Distribution):
     ) -> Segments:  # fmt: skip
         """Exact, independent samples: `Segments` with the sample axes first; count 0 where none is possible.
 
+        A forward sweep, then a walk per sample: time grows with the segments drawn, memory by 24 bytes a position and
+        sample. In float64 a seed gives the same samples on every backend, up to draws within 1e-10 of a border.
+
         Args:
             sample_shape: leading axes, a tuple of sizes.
             generator: where the one 64-bit seed of this call comes from; torch's default generator otherwise.

@@ -195,8 +195,7 @@ not 5. Likely fix: raise max_duration to 5 or more, or cut the segment (split="K
                 right (minimum Bayes risk, ``SemiCRFDistribution.mbr``): by ``"segment"``, ``"position"`` or
                 ``"boundary"``; ``score`` is what is expected then.
             k: the k best instead of the best one, along a first axis of ``k``.
-            probability: whether to compute probabilities. They take a number for every segment that there could be,
-                ``T K C`` of each sequence, which long sequences with a large ``K`` have no memory for.
+            probability: whether to compute probabilities, which takes another sweep and its reverse.
 
         Raises:
             InputError: as ``forward``; an unknown method, or ``k`` with another than ``"best"``.

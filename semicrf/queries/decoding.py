@@ -27,7 +27,8 @@ inf = float("inf")
 def topk(self: SemiCRFDistribution, k: int, canonical: bool = False) -> tuple[Segments, Tensor]:
     """The k best segmentations ``(k, ...)`` and their scores ``(k, ...)``: exact, distinct, best first.
 
-    Where fewer exist, the others have count 0 and score -inf. The first is `argmax`; equal scores come in one order,
+    Where fewer exist, the others have count 0 and score -inf. The first is `argmax`, or on another device than the host
+    one whose score is equal to it up to rounding; equal scores come in one order,
     always the same. The gradient of a score is the indicator of its segmentation. One Viterbi pass, then a search, for
     any k.
 
