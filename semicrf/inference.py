@@ -19,7 +19,7 @@ from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.marks import Lists
 from semicrf.engine.primitives import generated
 from semicrf.engine.reference import State
-from semicrf.engine.sums import Sums, probability, sums
+from semicrf.engine.sums import Sums, by_duration, sums
 from semicrf.errors import BackendError
 from semicrf.potentials import Potentials
 
@@ -113,10 +113,7 @@ class Inference:
         if self.watched():
             return self.log_z_gradients(["segment"])["segment"].sum(-1)
         stored, ending = self.sums()
-        at = [torch.arange(n, device=ending.device) for n in ending.shape]
-        b, s, c = torch.broadcast_tensors(at[0][:, None, None], at[1][:, None], at[2])
-        ks = torch.arange(1, self.potentials.K + 1, device=ending.device)
-        return torch.stack([probability(stored, ending, self.lengths, b, s, k, c).sum(-1) for k in ks], -1)
+        return by_duration(stored, ending, self.lengths)
 
     def most_matches(self, cost: float) -> tuple[Tensor, Tensor, Tensor] | None:
         """Start marks (B, T), labels at them, and what is gained (B,), of the segmentation that maximises the sum of

@@ -67,6 +67,25 @@ def probability(x: Sums, ending: Tensor, lengths: Tensor, b: Tensor, s: Tensor, 
     return torch.where(allowed, share * ending[b, t - 1, c], 0.0)
 
 
+def by_duration(x: Sums, ending: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, K) float64: the probability that a segment starts at s and lasts k, of any label."""
+    (B, columns, _, T), K = x.before.shape, x.duration.shape[2]
+    t = torch.arange(T + 1, device=lengths.device)
+    reached = (x.total > -inf) & (t <= lengths[:, None, None])
+    at_end = torch.where(reached[..., 1:], ending.mT.double(), 0.0)
+    lasting = ending.new_zeros(B, T, K, dtype=torch.float64)
+    for k in range(1, min(K, T) + 1):
+        n = T - k + 1
+        w = x.before[:, (k - 1) * (columns > 1), :, :n] + x.duration[:, :, k - 1, None] - x.total[..., k:]
+        if x.segment.shape[1] > 0:
+            w += x.segment[:, :n, k - 1].mT
+        allowed = reached[..., k:]
+        if x.low.shape[-1] > 0:
+            allowed = allowed & (t[:n] >= x.low[..., k:])
+        lasting[:, :n, k - 1] = (torch.where(allowed, w, -inf).exp() * at_end[..., k - 1 :]).sum(1)
+    return lasting
+
+
 def sums(parts: Mapping[str, Tensor], lengths: Tensor, state: State, T: int, K: int, C: int) -> Sums:
     """From a model's parts and the state that a sweep of logarithms kept. On a GPU nothing synchronises."""
     real = {"dtype": torch.float64, "device": lengths.device}

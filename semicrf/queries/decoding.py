@@ -161,14 +161,13 @@ def _near(segments: Tensor, lengths: Tensor, w: int) -> Tensor:
     and ends after it.
     """
     B, T, K = segments.shape
-    lasting = segments.flip(-1).cumsum(-1).flip(-1)  # of this duration or longer
+    lasting = segments.flip(-1).cumsum(-1).flip(-1).flatten(1)  # of this duration or longer
     t = torch.arange(T, device=segments.device)
     before, after = t - w, torch.minimum(t + w + 1, lengths[:, None])
     none = segments.new_zeros(B, T)
     for j in range(1, K + 1):
         start = (before - j).expand(B, T)
         least = after - start
-        spanning = lasting.gather(1, start.clamp(min=0)[..., None].expand(-1, -1, K))
-        spanning = spanning.gather(2, (least - 1).clamp(0, K - 1)[..., None])[..., 0]
+        spanning = lasting.gather(1, start.clamp(min=0) * K + (least - 1).clamp(0, K - 1))
         none = none + torch.where((start >= 0) & (least <= K) & (least >= 1), spanning, 0.0)
     return 1 - none
