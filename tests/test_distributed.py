@@ -88,6 +88,7 @@ def work(rank: int, world: int, folder: str) -> None:
                 errors.append(str(error))
         found["errors"] = errors
         torch.save(found, f"{folder}/{rank}.pt")
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -97,7 +98,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """What each rank saved."""
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, world, str(folder))) for rank in range(world)]
+    processes = [context.Process(target=work, daemon=True, args=(rank, world, str(folder))) for rank in range(world)]
     for process in processes:
         process.start()
     for process in processes:

@@ -203,6 +203,7 @@ def train(rank: int, world: int, folder: str, sharded: bool) -> None:
         state = {n: t.full_tensor() if hasattr(t, "full_tensor") else t for n, t in model.state_dict().items()}
         if rank == 0:
             torch.save({"losses": torch.stack(losses), "state": state}, f"{folder}/found.pt")
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -212,7 +213,9 @@ def train(rank: int, world: int, folder: str, sharded: bool) -> None:
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, sharded: bool):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train, args=(rank, 2, str(tmp_path), sharded)) for rank in range(2)]
+    processes = [
+        context.Process(target=train, daemon=True, args=(rank, 2, str(tmp_path), sharded)) for rank in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
