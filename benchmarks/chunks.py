@@ -78,7 +78,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     asked = [(name, quantity) for name in families.FAMILIES for quantity in SEMIRINGS]
-    rows = [measure(*row, *given.size, given.budget) for row in tqdm(asked)]
+    T, K, C = given.size
+    rows = [measure(name, quantity, T, K, C, given.budget) for name, quantity in tqdm(asked)]
     print(table(rows))
     tasks.save(given.output, {"about": tasks.about("chunks", given, sys.argv[1:]), "size": given.size, "rows": rows})
 

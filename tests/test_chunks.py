@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -257,7 +259,8 @@ def test_a_million_positions(family):
         assert all(r.chunks == 8 and r.repairs == 0 and r.deviation < 1e-7 for r in reports)
         log_z.append(state.value[0])
         entropy.append(state.value[1])
-        d = semicrf.SemiCRFDistribution(semicrf.FactoredPotentials(**{n: t[0] for n, t in parts.items()}))
+        one: dict[str, Any] = {n: t[0] for n, t in parts.items()}
+        d = semicrf.SemiCRFDistribution(semicrf.FactoredPotentials(**one))
         (gradient,) = torch.autograd.grad(d.log_partition, [m["emission"]])
         mass.append(gradient[0])
     assert abs(log_z[0] - log_z[1]) <= 1e-12 * abs(log_z[0])
