@@ -12,6 +12,7 @@ from semicrf.kernels.state import (
     add_up,
     constants,
     expand,
+    in_gauge,
     less,
     load_tuple,
     plus,
@@ -128,7 +129,7 @@ def transition_counts(
 
 @triton.jit(do_not_specialize=["T", "K", "C", "pitch", "span"])
 def duration_counts(
-    parts, grads, lengths, alpha, g, alpha_id, rows, limit, frames, table, T, K, C, pitch, span,
+    parts, grads, lengths, alpha, g, offsets, alpha_id, rows, limit, frames, table, T, K, C, pitch, span,
     S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
@@ -145,6 +146,7 @@ def duration_counts(
     astride, gstride = B * (T + 1) * labels, B * T * labels
     arc, fstride = arc_rows(b, B, labels, T, rows, limit, frames, S.fields, TB)
     whole = b * (T + 1) * labels
+    offsets += b * (T + 1)
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
     k_in = tl.minimum(k, K)[:, None, None]
     d = durations(table + b * pitch * (CP + 1), B * pitch * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
@@ -157,11 +159,12 @@ def duration_counts(
         v = less(begins, load_tuple(arc[1], astride, at, starts, S.still, F))
         longest = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
         gs = load_tuple(g + b * T * labels, gstride, at, starts, S.zero, F)
-        us = expand(S.act(gs, v), 0)
+        us = expand(S.act(in_gauge(gs, offsets, B * (T + 1), s[:, None], n, s0, S, F), v), 0)
         t = s[None, :, None] + k[:, None, None]
         here = (t <= n) & inside
         to = t * labels + lab[None, None, :]
         y = load_tuple(alpha + whole, astride, to, here, S.zero, F)
+        y = in_gauge(y, offsets, B * (T + 1), t, n, s0, S, F)
         gy = load_tuple(arc[0], astride, to, here, S.nothing, F)
         id = load_tuple(alpha_id + whole, astride, to, here, S.nowhere, tl.int32)
         ends = plus(load_tuple(arc[1], astride, to, here, S.still, F),

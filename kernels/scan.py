@@ -2,14 +2,16 @@
 
 import triton
 import triton.language as tl
-from semicrf.kernels.far import after, far, far_sums
+from semicrf.kernels.far import after, far, far_sums, higher, lowered, raised, rest
 from semicrf.kernels.state import (
     _later,
     constants,
     convert,
+    emissions,
     emitted,
     expand,
-    local_sums,
+    negative,
+    padded,
     pick,
     place,
     plus,
@@ -48,22 +50,47 @@ def tightest(low):
 
 
 @triton.jit
-def add_finite(total, x, less):
-    """total + x - less, where x is not -inf (that is a bound, not a number); - less where it is."""
+def add_finite(total, x):
+    """total + x where x is not -inf: that is a bound, not a number."""
     out = ()
     for m in tl.static_range(len(total)):
-        out = out + (total[m] + (tl.where(x[m] == float("-inf"), 0.0, x[m]) - less[m]),)
+        out = out + (total[m] + tl.where(x[m] == float("-inf"), 0.0, x[m]).to(tl.float64),)
+    return out
+
+
+@triton.jit
+def levels(x, inside, S: tl.constexpr):
+    """How large a row of elements is, in units of every potential; 0 where that has no meaning."""
+    out = ()
+    for m in tl.static_range(S.potentials):
+        level = tl.sum(tl.zeros(inside.shape, tl.float64), 0)
+        if S.levels[m] >= 0:
+            level = tl.max(tl.where(inside, x[S.levels[m]], float("-inf")), 0)
+            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
+        out = out + (level,)
+    return out
+
+
+@triton.jit
+def gauged(a, inside, S: tl.constexpr):
+    """The means that the best label of a row has: what a gauge takes from all of them."""
+    out = ()
+    for i in tl.static_range(len(S.gauges)):
+        weight = tl.where(inside, a[S.weights[i]], float("-inf"))
+        best = (weight > float("-inf")) & (weight == tl.max(weight, 0))
+        level = tl.max(tl.where(best, a[S.gauges[i]], float("-inf")), 0)
+        out = out + (tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0).to(tl.float64),)
     return out
 
 
 @triton.jit
 def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr,
           KEEP: tl.constexpr):  # fmt: skip
-    """The sum over final labels, and what its offset takes it back to, in float64."""
+    """The sum over final labels, and what its offset, of potentials and gauges, takes it back to, in float64."""
     ends = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)
     r = S.finish(S.group(S.act(last, ends), lab, 0))
     B = tl.num_programs(0)
-    x = S.act(convert(take(r, 0, S.fields), tl.float64), offset)
+    x = S.move(convert(take(r, 0, S.fields), tl.float64), offset)
     store_tuple(value + b, vstride, 0, x, b >= 0)
     if KEEP and S.keeps_ids:
         store_tuple(end_id + b, B, 0, take(r, S.fields, S.fields + S.ids), b >= 0)
@@ -105,10 +132,14 @@ def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr):
 
 
 @triton.jit
-def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, u, ustride, kept, strides, T, C, ring,
-         S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
+def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, table, dstride, u, ustride, kept,
+         strides, T, C, ring, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
          TB: tl.constexpr):  # fmt: skip
-    """Row i of the tile: it is finished, leads on, and is a source of the rows that follow."""
+    """Row i of the tile: it is finished, leads on, and is a source of the rows that follow.
+
+    What sums up is float64: emissions `e` from the tile's first position, the level of a row, a source. Elements are
+    rounded relative to their row's level, or to the frames `lift` of the accumulators, which follow the largest source.
+    """
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
     prev = tl.arange(0, CP)
@@ -119,39 +150,40 @@ def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, 
     now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
     ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
-    e = add_finite(e, now, drift)
+    e = add_finite(e, now)
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
-    a = S.act(take(r, 0, S.fields), plus(ends, e))
-    last = select(t == n, a, last)
+    there = plus(plus(convert(ends, tl.float64), e), rest(lift))
+    x = S.move(convert(take(r, 0, S.fields), tl.float64), padded(there, e[0], S))
+    level = levels(x, inside, S)
+    a = lowered(x, level, S, F)
+    offset = plus(padded(level, level[0], S), offset)
+    last = select(t == n, a + offset, last)
     gr = S.finish(S.group(S.act(expand(a, 1), leads), prev[:, None], 0))
-    v = ()
-    for m in tl.static_range(S.potentials):
-        v = v + (begins[m] - e[m],)
-    ux = S.act(take(gr, 0, S.fields), v)
+    v = plus(plus(convert(begins, tl.float64), negative(e)), level)
+    ux = S.move(convert(take(gr, 0, S.fields), tl.float64), padded(v, e[0], S))
     store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
     if KEEP:
         keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S)
         keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S)
-    led = S.single(S.act(expand(ux, 0), after(d, t, low)), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
-    return select((row > i)[:, None], S.merge(acc, led), acc), a, e, last
+        store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
+    to = higher(lift, ux, S)
+    acc = raised(acc, lift, to, S, F)
+    led = S.act(expand(lowered(ux, to, S, F), 0), after(d, t, low))
+    led = S.single(led, (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
+    return select((row > i)[:, None], S.merge(acc, led), acc), to, a, level, e, last
 
 
 @triton.jit
-def next_tile(base, offset, drift, a, e, low, inside, rows, done, S: tl.constexpr, TB: tl.constexpr):
-    """Frames, offset, drift and bounds after a tile of `rows` positions, whose last row is `a`."""
-    nothing = tl.zeros_like(e[0])
-    bases, offsets, drifts, carried = (), (), (), ()
+def next_tile(base, offset, a, level, e, low, inside, S: tl.constexpr):
+    """Frames, offset and bounds after a tile whose last row is `a`, of `level`."""
+    gauges = gauged(a, inside, S)
+    bases, carried = (), ()
     for m in tl.static_range(S.potentials):
-        level = tl.sum(nothing, 0)
-        if S.levels[m] >= 0:
-            level = tl.max(tl.where(inside, a[S.levels[m]], float("-inf")), 0)
-            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
-        here = offset[m] + drift[m].to(tl.float64) * rows.to(tl.float64)
-        offsets = offsets + (here + tl.where(done, 0.0, level.to(tl.float64)),)
-        bases = bases + (base[m] + (level - e[m]).to(tl.float64),)
-        drifts = drifts + (drift[m] + level / TB,)
+        bases = bases + (base[m] + (level[m] - e[m]),)
         carried = carried + (tl.max(low[m], 0),)
-    return bases, offsets, drifts, carried
+    for i in tl.static_range(len(S.gauges)):
+        bases = bases + (base[S.potentials + i] + gauges[i],)
+    return bases, plus(offset, level + gauges), carried
 
 
 @triton.jit
@@ -181,42 +213,43 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
-    base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
-    offset = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
-    drift = constants(S.still, tl.sum(nothing, 0))
+    base = constants(S.fixed, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
+    offset = constants(S.fixed, tl.sum(tl.zeros([CP], tl.float64), 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
     v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
-    store_tuple(u, ustride, lab, S.act(x, v), inside)
+    store_tuple(u, ustride, lab, convert(S.act(x, v), tl.float64), inside)
     store_tuple(frames, fstride, lab, base, inside)
-    last = constants(S.zero, nothing)
+    last = constants(S.zero, nothing) + offset
+    a = constants(S.zero, nothing)
     if KEEP:
         keep_first(kept, strides, b, lab, inside, x, offset, S)
     for t0 in range(0, n, TB):
-        _, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
+        _, holes = emissions(parts, P, b, t0, n, row, lab, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
         store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
         tl.debug_barrier()
         if tightest(low) > t0 + 1 - K:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP, TB, SB)
+            acc, lift = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP,
+                            TB, SB)  # fmt: skip
         else:
             since = tl.minimum(whole, (t0 + SB) // SB * SB)
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
-                      TB, SB)  # fmt: skip
+            acc, lift = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False,
+                            CP, TB, SB)  # fmt: skip
             if SUMS:
-                acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
-                                            C, ring, S, F, CP, TB, SB))  # fmt: skip
-        a = last
-        e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
+                more, level_of = far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since, C,
+                                          ring, S, F, CP, TB, SB)  # fmt: skip
+                to = higher(lift, level_of, S)
+                acc = S.merge(raised(acc, lift, to, S, F), raised(more, level_of, to, S, F))
+                lift = to
+        e = constants(S.still, tl.zeros([CP], tl.float64))
+        level = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
         for i in range(TB):
-            acc, a, e, last = near(parts, b, t0 + 1 + i, n, i, acc, a, e, last, low, drift, leads, table, dstride, u,
-                                   ustride, kept, strides, T, C, ring, S, P, F, KEEP, CP, TB)  # fmt: skip
-        if KEEP:
-            for m in tl.static_range(S.potentials):
-                o = offset[m] + drift[m].to(tl.float64) * (row + 1).to(tl.float64)
-                tl.store(kept[4] + m * strides[2] + t0 + 1 + row, o, mask=t0 + 1 + row <= n)
-        base, offset, drift, carried = next_tile(base, offset, drift, a, e, low, inside, tl.minimum(n - t0, TB),
-                                                 n <= t0 + TB, S, TB)  # fmt: skip
-    return last, offset
+            acc, lift, a, level, e, last = near(
+                parts, b, t0 + 1 + i, n, i, acc, lift, a, level, e, last, low, offset, leads, table, dstride, u,
+                ustride, kept, strides, T, C, ring, S, P, F, KEEP, CP, TB,
+            )  # fmt: skip
+        base, offset, carried = next_tile(base, offset, a, level, e, low, inside, S)
+    return take(last, 0, S.fields), take(last, S.fields, S.fields + S.shifts)
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "ring"])

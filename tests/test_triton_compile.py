@@ -25,10 +25,10 @@ FACTORED = ("emission", "transition", "duration")
 SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
-    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets"), "*fp64"),
+    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets", "u"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
     "limit": "*i16",
-    **dict.fromkeys(("alpha", "g", "ahead", "u", "rows", "table", "now", "bar", "into"), "*fp32"),
+    **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
     "lengths": "*i64",
 }

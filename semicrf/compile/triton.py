@@ -39,6 +39,8 @@ class Shape:
     one: tuple[float, ...]
     empty: tuple[float, ...]  # the numbers of the accumulator of no terms
     levels: tuple[int, ...]  # potential -> a field that it alone shifts, or -1
+    gauges: tuple[int, ...]  # means: fields from which any number may be taken, as it then lacks in every sum alike
+    weights: tuple[int, ...]  # the field that weighs each of them
     bare: bool  # whether a sum can be streamed without its places
 
 
@@ -153,6 +155,36 @@ def _less(start: str, coefficients: Sequence[float], terms: Sequence[str]) -> st
     return start
 
 
+def _moves(program: Program, form: LogLinear | None) -> list[str]:
+    """Elements and accumulators in other units: after the potentials w holds a number for every gauge."""
+    first = program.potentials
+    body = Body()
+    moved = body.call("act(x, w)", program.width)
+    for i, m in enumerate(form.means if form else ()):
+        weight = f"x[{form.weights[m.weight].field}]"  # pyright: ignore[reportOptionalMemberAccess]  # it has means
+        moved[m.field] = body.let(
+            f'tl.where({weight} == float("-inf"), {moved[m.field]}, {moved[m.field]} + w[{first + i}])'
+        )
+    doc = "An element in other units: acted on by potentials, then by a number for every gauge."
+    text = [function("move", "x, w", doc, body.lines, moved)]
+    doc = "An accumulator in other units."
+    if form is None:
+        for name, ids in (("carry", program.ids), ("carry_bare", 0)):
+            body = Body()
+            moved = body.call("act(a, w)", program.width)
+            places = [f"a[{program.width + i}]" for i in range(ids)]
+            text.append(function(name, "a, w", doc, body.lines, moved + places))
+        return text
+    body, results = Body(), []
+    for g, weight in enumerate(form.weights):
+        frame = f"a[{2 * g}]" + (f" + w[{weight.potential}]" if weight.potential is not None else "")
+        results += [body.let(frame), f"a[{2 * g + 1}]"]
+    for i, m in enumerate(form.means):
+        shift = _less(f"w[{first + i}]", tuple(-c for c in m.shift), [f"w[{p}]" for p in range(first)])
+        results.append(body.let(f"a[{2 * len(form.weights) + i}] + weigh(a[{2 * m.weight + 1}], {shift})"))
+    return [*text, function("carry", "a, w", doc, body.lines, results)]
+
+
 def _check_choices(program: Program) -> None:
     """A partial sum can be a term again only where what it ranks are the ranks that it holds."""
     for node in choices(program.sum):
@@ -175,14 +207,16 @@ def shape(program: Program) -> Shape:
     _check_choices(program)
     _check_shifts(program)
     width = program.width
-    framed = loglinear(program) is not None
+    form = loglinear(program)
+    framed = form is not None
     empty = _frames(program)[1] if framed else tuple(map(float, program.semiring.zero))
     levels = tuple(program.levels.get(m, -1) for m in range(program.potentials))
     hits = any(n.op == "hit" for n in postorder(program.sum))
+    means = form.means if form else ()
     return Shape(
         width, program.potentials, program.ids, len(empty) if framed else width,
         tuple(map(float, program.semiring.zero)), tuple(map(float, program.semiring.one)), empty, levels,
-        bool(program.ids) and not hits,
+        tuple(m.field for m in means), tuple(form.weights[m.weight].field for m in means) if form else (), bool(program.ids) and not hits,
     )  # fmt: skip
 
 
@@ -198,7 +232,8 @@ def _adder(name: str, n: int) -> str:
 def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
     made = shape(program)
-    if loglinear(program) is not None:
+    form = loglinear(program)
+    if form is not None:
         accumulator = _frames(program)[2]
     else:
         accumulator = plain(program, ids=bool(program.ids)) + (plain(program, ids=False) if made.bare else [])
@@ -209,4 +244,4 @@ def triton_source(program: Program) -> str:
         _adder("add_potentials", made.potentials),
     ]
     head = f'"""{program.key}: generated from the text of the semiring; do not edit."""\n'
-    return "\n\n".join([head, _act(program), _act_vjp(program), *accumulator, _sum_vjp(program), *adders])
+    return "\n\n".join([head, _act(program), _act_vjp(program), *_moves(program, form), *accumulator, _sum_vjp(program), *adders])

@@ -91,8 +91,8 @@ def namespace(program: Program, places: bool) -> Constant:
     made = shape(program)
     module = load(triton_source(program), "triton", ENVIRONMENT)
     bare = made.bare and not places
-    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
-    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add", "carry")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "move", "sum_vjp", "add_fields", "add_potentials")}
     members = functions | {
         "together": tl.constexpr(not INTERPRETED),
         "fields": tl.constexpr(made.fields),
@@ -108,6 +108,10 @@ def namespace(program: Program, places: bool) -> Constant:
         "unlimited": _numbers((2**31 - 1,) * made.potentials),
         "unbounded": _numbers((0,) * made.potentials),
         "levels": _numbers(made.levels),
+        "gauges": _numbers(made.gauges),
+        "weights": _numbers(made.weights),
+        "shifts": tl.constexpr(made.potentials + len(made.gauges)),
+        "fixed": _numbers((0.0,) * (made.potentials + len(made.gauges))),
     }
     return Constant(f"{module.__name__}{'.bare' * bare}", members)
 

@@ -84,7 +84,7 @@ def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
         return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B), real(0, 0), real(0, 0)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
     elements = real(p.width, *shape, dtype=element), real(p.width, *gshape, dtype=element)
-    offset = real(p.potentials, B, T + 1)
+    offset = real(module.shifts(p) if hasattr(module, "shifts") else p.potentials, B, T + 1)
     both = hasattr(module, "both") and module.both(p, spec.models(tensors), B, C)
     ahead = (real(2, *shape, dtype=element), real(1, B, T + 1)) if both else (real(0, 0), real(0, 0))
     return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B), *ahead

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semicrf.algebra.expr import Expr, leaf
 from semicrf.compile import Program
-from semicrf.compile.triton import triton_source
+from semicrf.compile.triton import shape, triton_source
 from semicrf.engine import triton_arcs
 from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
 from semicrf.engine.layout import UNFACTORED, shared
@@ -75,6 +75,12 @@ def _log_sum(program: Program) -> bool:
     return (program.sum, program.mul, program.act) == ((Expr("lse", (x,)),), (product,), (action,))
 
 
+def shifts(program: Program) -> int:
+    """How many offsets a row has: potentials, and means that are kept relative to the best label's."""
+    made = shape(program)
+    return made.potentials + len(made.gauges)
+
+
 @lru_cache(maxsize=64)
 def _none(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
     """A tensor without entries, for all states that lack one."""
@@ -103,11 +109,11 @@ def scan(
     if keep:
         ids = places(B, T + 1, C), places(B, T, 1, C), state.end_id
         alpha, g = new(d, B, T + 1, C, dtype=dtype), new(d, B, T, 1, C, dtype=dtype)
-        state = State(value, alpha, g, new(p, B, T + 1), *ids)
+        state = State(value, alpha, g, new(shifts(program), B, T + 1), *ids)
         if sides == 2:
             state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
     rows = 2 * K + cut.table
-    u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
+    u, frames = new(sides, d, B, cut.ring, C), new(sides, shifts(program), B, cut.ring // cut.rows, C)
     table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
     given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
     tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
@@ -152,7 +158,7 @@ def scan_vjp(
     else:
         BACKWARD((B, 1, 1), (*seeds, *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
     if any("duration" in w for w in wanted):
-        read = *given, state.alpha, state.g, state.alpha_id, *arc
+        read = *given, state.alpha, state.g, state.offset, state.alpha_id, *arc
         numbers = T, K, C, 2 * K + cut.table, SPAN
         DURATIONS((B, -(-K // 4), spans["duration"]), read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
