@@ -24,6 +24,9 @@ from semicrf.kernels.state import (
 )
 from semicrf.kernels.table import durations, tabulate, turned, weights
 
+NOTHING, ALL, ENDS, CHOICES = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+"""What a sweep keeps of every position: no row; all; alpha alone; where its choices were alone."""
+
 
 @triton.jit
 def bounds(parts, P: tl.constexpr, holes, carried, b, t0, n, row, T):
@@ -105,30 +108,34 @@ def rows_of(b, B, wide, T, alpha, g, alpha_id, g_id, offsets):
 
 
 @triton.jit
-def keep_alpha(kept, strides, t, wide, lab, inside, r, a, S: tl.constexpr):
+def keep_alpha(kept, strides, t, wide, lab, inside, r, a, S: tl.constexpr, KEEP: tl.constexpr):
     """Store row t of alpha and the places of its choices."""
-    store_tuple(kept[0] + t * wide, strides[0], lab, a, inside)
+    if KEEP != CHOICES:
+        store_tuple(kept[0] + t * wide, strides[0], lab, a, inside)
     if S.keeps_ids:
         store_tuple(kept[2] + t * wide, strides[0], lab, take(r, S.fields, S.fields + S.ids), inside)
 
 
 @triton.jit
-def keep_g(kept, strides, t, wide, lab, inside, r, S: tl.constexpr):
+def keep_g(kept, strides, t, wide, lab, inside, r, S: tl.constexpr, KEEP: tl.constexpr):
     """Store row t of g and the places of its choices."""
-    store_tuple(kept[1] + t * wide, strides[1], lab, take(r, 0, S.fields), inside)
+    if KEEP == ALL:
+        store_tuple(kept[1] + t * wide, strides[1], lab, take(r, 0, S.fields), inside)
     if S.keeps_ids:
         store_tuple(kept[3] + t * wide, strides[1], lab, take(r, S.fields, S.fields + S.ids), inside)
 
 
 @triton.jit
-def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr):
+def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr, KEEP: tl.constexpr):
     """Store position 0: nothing has ended there, and nothing was chosen."""
     none = constants(S.nowhere, tl.zeros(lab.shape, tl.int32))
-    store_tuple(kept[0], strides[0], lab, constants(S.zero, tl.zeros_like(x[0])), inside)
-    store_tuple(kept[1], strides[1], lab, x, inside)
+    if KEEP != CHOICES:
+        store_tuple(kept[0], strides[0], lab, constants(S.zero, tl.zeros_like(x[0])), inside)
+        store_tuple(kept[4], strides[2], 0, offset, b >= 0)
+    if KEEP == ALL:
+        store_tuple(kept[1], strides[1], lab, x, inside)
     store_tuple(kept[2], strides[0], lab, none, inside)
     store_tuple(kept[3], strides[1], lab, none, inside)
-    store_tuple(kept[4], strides[2], 0, offset, b >= 0)
 
 
 @triton.jit
@@ -163,9 +170,10 @@ def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, ta
     ux = S.move(convert(take(gr, 0, S.fields), tl.float64), padded(v, e[0], S))
     store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
     if KEEP:
-        keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S)
-        keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S)
-        store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
+        keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S, KEEP)
+        keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S, KEEP)
+        if KEEP != CHOICES:
+            store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
     to = higher(lift, ux, S)
     acc = raised(acc, lift, to, S, F)
     led = S.act(expand(lowered(ux, to, S, F), 0), after(d, t, low))
@@ -222,7 +230,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     last = constants(S.zero, nothing) + offset
     a = constants(S.zero, nothing)
     if KEEP:
-        keep_first(kept, strides, b, lab, inside, x, offset, S)
+        keep_first(kept, strides, b, lab, inside, x, offset, S, KEEP)
     for t0 in range(0, n, TB):
         _, holes = emissions(parts, P, b, t0, n, row, lab, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
@@ -275,8 +283,9 @@ def scan_both(
     ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, SUMS: tl.constexpr,
     CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
-    the reversed sequence; the second half of the scratch is its; elements are one number.
+    """A sequence, forward, and beside it the reversed one, whose rows are what may follow a start: `ahead`. Q is the
+    layout of the reversed sequence; the second half of the scratch is its; elements are one number. What leads into a
+    start, and what follows an end, is not stored: it is found again from these, all positions at once.
     """
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -284,12 +293,11 @@ def scan_both(
     length = T.to(tl.int64)
     if tl.program_id(1) == 0:
         kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, SUMS, CP,
+        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, ENDS, SUMS, CP,
                              TB, SB)  # fmt: skip
-        total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, True)
+        total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, ENDS)
     else:
         R = B * (ring + 1)
-        after_g = ahead + B * (length + 1) * wide
-        kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
+        kept, strides = rows_of(b, B, wide, length, ahead, g, alpha_id, g_id, ahead_offsets)
         u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
-        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, ENDS, SUMS, CP, TB, SB)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semicrf.compile import Program, load
 from semicrf.compile.triton import shape, triton_source
-from semicrf.engine.layout import PARTS
+from semicrf.engine.layout import PARTS, shared
 from semicrf.kernels import primitives
 
 NAMES = (
@@ -163,9 +163,18 @@ def gradients_of(
             shape = [sizes[axis] for axis in PARTS[name]]
             if name in spans:
                 shape.insert(1, spans[name])
-            made = new(*shape)
+            made = new(*shape, dtype=torch.float64) if name in spans else new(*shape)
             rows[name] = made.zero_() if set(zeros) & set(PARTS[name]) else made
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
     names = tuple(tuple(rows) for rows in sums)
     return sums, Parts(tensors, _layout(names, ()), _layout(names, (), True))
+
+
+def summed(total: Tensor, like: Tensor, spans: bool) -> Tensor:
+    """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
+    if spans and like.shape[0] == 1:
+        total = total.flatten(0, 1)
+    elif spans:
+        total = total.sum(1)
+    return shared(total, like)
