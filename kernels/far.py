@@ -1,9 +1,11 @@
-"""What the sources before a tile lead to: no order among them, so groups of them are taken at once."""
+"""What the sources before a tile lead to: no order among them, so groups of them are taken at once. A source is one row
+of labels that every warp holds, so nothing crosses threads here.
+"""
 
 import triton
 import triton.language as tl
-from semicrf.kernels.state import expand, load_tuple, nothing_yet
-from semicrf.kernels.table import durations
+from semicrf.kernels.state import expand, nothing_yet, plus
+from semicrf.kernels.table import lines, read
 
 
 @triton.jit
@@ -16,61 +18,73 @@ def after(w, s, low):
 
 
 @triton.jit
-def sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+def sources(u, ustride, frames, fstride, base, t0, j0, ring, S: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
             TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """(SB, labels): the sources t0 - j0, t0 - j0 - 1, ... in the frame `base`."""
+    """The sources t0 - j0, t0 - j0 - 1, ... in the frame `base`: SB elements (1, labels). They lie one after another."""
     lab = tl.arange(0, CP)
-    s = t0 - j0 - tl.arange(0, SB)
-    here = (s >= 0)[:, None] & (lab < C)[None, :]
-    x = load_tuple(u, ustride, (s & ring)[:, None] * C + lab[None, :], here, S.zero, F)
-    block = ((t0 - j0 + TB - 1) // TB) & (ring // TB)
-    shift = load_tuple(frames, fstride, block * C + lab, lab < C, S.still, tl.float64)
+    block = frames + (((t0 - j0 + TB - 1) // TB) & (ring // TB)) * CP
     moved = ()
     for m in tl.static_range(S.potentials):
-        moved = moved + ((shift[m] - base[m]).to(F)[None, :] + tl.zeros([SB, CP], F),)
-    return S.act(x, moved)
+        moved = moved + ((tl.load(block + m * fstride + lab) - base[m]).to(F),)
+    line = ()
+    for i in tl.static_range(S.fields):
+        line = line + (u + i * ustride + ((t0 - j0 - SB) & ring) * CP + lab,)
+    out = ()
+    for q in tl.static_range(SB):
+        out = out + (expand(S.act(read(line, (SB - 1 - q) * CP), moved), 0),)
+    return out
 
 
 @triton.jit
-def far_sums(weight, top, u, ustride, frames, fstride, base, t0, until, C, ring, S: tl.constexpr, F: tl.constexpr,
-             CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """What `far` gives of the sources t0 - until + 1 .. t0, where elements are logarithms of sums and every one of
-    these sources leads to every row: sums of products in one frame by label, an exponential for each source alone.
-    """
-    row = tl.arange(0, TB)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    frame = tl.full([CP], float("-inf"), F)
-    mass = tl.zeros([TB, CP], F)
-    for j0 in range(0, until, SB):
-        x = sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB)[0]
-        higher = tl.maximum(frame, tl.max(x, 0))
-        level = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp(x - level[None, :])
-        k = (1 + j0 + row)[:, None] + q[None, :]
-        w = tl.load(weight + (k + TB)[:, :, None] * (CP + 1) + lab[None, None, :])
-        mass = mass * tl.exp(frame - level)[None, :] + tl.sum(p[None, :, :] * w, 1)
-        frame = higher
-    return (tl.zeros([TB, CP], F) + (frame + top)[None, :], mass)
+def highest(x, S: tl.constexpr):
+    """The largest of every weight over a tuple of elements."""
+    out = ()
+    for g in tl.static_range(len(S.weights)):
+        out = out + (x[0][S.weights[g]],)
+    for q in tl.static_range(len(x) - 1):
+        most = ()
+        for g in tl.static_range(len(S.weights)):
+            most = most + (tl.maximum(out[g], x[q + 1][S.weights[g]]),)
+        out = most
+    return out
 
 
 @triton.jit
-def far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S: tl.constexpr,
-        F: tl.constexpr, CUT: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
-    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0 - since, SB at a time.
+def levels(frames):
+    """Frames that can be subtracted: 0 in place of -inf."""
+    out = ()
+    for g in tl.static_range(len(frames)):
+        out = out + (tl.where(frames[g] == float("-inf"), 0.0, frames[g]),)
+    return out
 
-    CUT: whether `low` forbids any of them.
-    """
-    row = tl.arange(0, TB)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
+
+@triton.jit
+def joined(acc, x, place, S: tl.constexpr):
+    """An accumulator with a tuple of terms, whose places follow each other."""
+    if S.framed:
+        m = highest(x, S)
+        n = S.linear(x[0], levels(m))
+        for q in tl.static_range(len(x) - 1):
+            n = plus(n, S.linear(x[q + 1], levels(m)))
+        acc = S.merge(acc, m + n)
+    else:
+        for q in tl.static_range(len(x)):
+            acc = S.merge(acc, S.single(x[q], place + q))
+    return acc
+
+
+@triton.jit
+def far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, ring, S: tl.constexpr,
+        F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
+    """The accumulators (rows, labels) of destinations t0 + 1 + row over the sources up to t0 - since, SB at a time."""
+    row = tl.arange(0, TB)[:, None]
+    at = row * (CP + 1) + tl.arange(0, CP)[None, :]
     acc = nothing_yet(tl.zeros([TB, CP], F), S)
     for j0 in range(since, tl.minimum(K, t0 + 1), SB):
-        s = t0 - j0 - q
-        x = expand(sources(u, ustride, frames, fstride, base, t0, j0, C, ring, S, F, CP, TB, SB), 0)
-        k = (1 + j0 + row)[:, None] + q[None, :]
-        w = durations(table, dstride, k[:, :, None], lab[None, None, :], S, CP, TB)
-        if CUT:
-            w = after(w, s[None, :, None], expand(low, 1))
-        acc = S.merge(acc, S.group(S.act(x, w), (k - 1)[:, :, None], 1))
+        x = sources(u, ustride, frames, fstride, base, t0, j0, ring, S, F, CP, TB, SB)
+        d = lines(table, dstride, 1 + j0, at, S.potentials, CP, TB)
+        y = ()
+        for q in tl.static_range(SB):
+            y = y + (S.act(x[q], after(read(d, q * (CP + 1)), t0 - j0 - q, low)),)
+        acc = joined(acc, y, j0 + row, S)
     return acc

@@ -2,7 +2,8 @@
 
 import triton
 import triton.language as tl
-from semicrf.kernels.far import after, far, far_sums
+from semicrf.kernels.far import after, far
+from semicrf.kernels.linear import duration_numbers, far_sums, led, transition_numbers
 from semicrf.kernels.state import (
     _later,
     constants,
@@ -20,7 +21,7 @@ from semicrf.kernels.state import (
     transitions,
     vectors,
 )
-from semicrf.kernels.table import durations, tabulate, turned, weights
+from semicrf.kernels.table import lines, read, tabulate, turned
 
 
 @triton.jit
@@ -104,6 +105,39 @@ def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr):
     store_tuple(kept[4], strides[2], 0, offset, b >= 0)
 
 
+MIXED = tl.constexpr(32)
+"""The fewest labels, filled up, whose transitions are sums of products: fewer need less than these do beforehand."""
+
+
+@triton.jit
+def transitions_read(parts, P: tl.constexpr, b, table, dstride, span, C, S: tl.constexpr, F: tl.constexpr,
+                     CP: tl.constexpr):  # fmt: skip
+    """What `lead` reads: transitions, their numbers, the largest to each label and whether all are near it."""
+    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    w = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
+    if P.backwards:
+        w = turned(w, table, dstride, prev[:, None], lab[None, :], span, CP)
+    if S.framed and CP >= MIXED:
+        n, most, close = transition_numbers(w, prev, lab, C, S, F, CP)
+        return w, n, most, close
+    else:
+        return w, w, w, True
+
+
+@triton.jit
+def lead(a, leads, prev, S: tl.constexpr):
+    """The accumulators of what elements (previous labels) lead to, by next label."""
+    w, n, most, close = leads
+    if S.framed and w[0].shape[0] >= MIXED:
+        if close:
+            acc = led(a, n, most, S)
+        else:
+            acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    else:
+        acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    return acc
+
+
 @triton.jit
 def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, u, ustride, kept, strides, T, C, ring,
          S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
@@ -114,8 +148,8 @@ def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, 
     prev = tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
-    k = row - i
-    d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+    at = row[:, None] * (CP + 1) + lab[None, :]
+    d = read(lines(table, dstride, -i, at, S.potentials, CP, TB), 0)
     now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
     ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
@@ -123,17 +157,17 @@ def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, 
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
     a = S.act(take(r, 0, S.fields), plus(ends, e))
     last = select(t == n, a, last)
-    gr = S.finish(S.group(S.act(expand(a, 1), leads), prev[:, None], 0))
+    gr = S.finish(lead(a, leads, prev, S))
     v = ()
     for m in tl.static_range(S.potentials):
         v = v + (begins[m] - e[m],)
     ux = S.act(take(gr, 0, S.fields), v)
-    store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
+    store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, ux, lab >= 0)
     if KEEP:
         keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S)
         keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S)
-    led = S.single(S.act(expand(ux, 0), after(d, t, low)), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
-    return select((row > i)[:, None], S.merge(acc, led), acc), a, e, last
+    led = S.single(S.act(expand(ux, 0), after(d, t, low)), (row - i - 1)[:, None])
+    return S.merge(acc, led), a, e, last  # rows up to i gain nothing: there the durations are -inf
 
 
 @triton.jit
@@ -161,23 +195,21 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
     durations many, so that sums of products pay.
     """
-    row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    row, lab = tl.arange(0, TB), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
     R = ring + 1
-    ustride, fstride = B * R * C, B * (R // TB) * C
-    u += b * R * C
-    frames += b * (R // TB) * C
+    ustride, fstride = B * R * CP, B * (R // TB) * CP
+    u += b * R * CP
+    frames += b * (R // TB) * CP
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     span = K + 3 * TB + SB + 1
-    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
-    if P.backwards:
-        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
+    leads = transitions_read(parts, P, b, table, dstride, span, C, S, F, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
-    top = whole  # read where these are
+    most = whole  # read where these are
     if SUMS:
         tl.debug_barrier()
-        top, close = weights(table, K, C, span, F, CP, TB)
+        most, close = duration_numbers(table, dstride, span, K, C, S, F, CP, TB)
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
@@ -186,25 +218,25 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     drift = constants(S.still, tl.sum(nothing, 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
     v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
-    store_tuple(u, ustride, lab, S.act(x, v), inside)
-    store_tuple(frames, fstride, lab, base, inside)
     last = constants(S.zero, nothing)
+    store_tuple(u + ring * CP, ustride, lab, S.act(x, v), lab >= 0)  # source s lies at s - 1; before the first are zeros
+    for q in tl.static_range(1, SB):
+        store_tuple(u + (ring - q) * CP, ustride, lab, last, lab >= 0)
+    store_tuple(frames, fstride, lab, base, lab >= 0)
     if KEEP:
         keep_first(kept, strides, b, lab, inside, x, offset, S)
     for t0 in range(0, n, TB):
         _, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
-        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
+        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * CP + lab, base, lab >= 0)
         tl.debug_barrier()
-        if tightest(low) > t0 + 1 - K:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP, TB, SB)
-        else:
-            since = tl.minimum(whole, (t0 + SB) // SB * SB)
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
-                      TB, SB)  # fmt: skip
-            if SUMS:
-                acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
-                                            C, ring, S, F, CP, TB, SB))  # fmt: skip
+        since = K * 0
+        if SUMS:
+            since = tl.where(tightest(low) > t0 + 1 - K, 0, tl.minimum(whole, (t0 + SB) // SB * SB))
+        acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, ring, S, F, CP, TB, SB)
+        if SUMS:
+            acc = S.merge(acc, far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, since, ring, S,
+                                        F, CP, TB, SB))  # fmt: skip
         a = last
         e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
         for i in range(TB):
@@ -258,5 +290,5 @@ def scan_both(
         R = B * (ring + 1)
         after_g = ahead + B * (length + 1) * wide
         kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
-        u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
+        u, frames, table = u + R * CP, frames + (R // TB) * CP, table + B * pitch * (CP + 1)
         sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)

@@ -23,7 +23,7 @@ from semicrf.compile.loglinear import LogLinear, loglinear
 from semicrf.compile.program import Program
 from semicrf.compile.simplify import simplify
 from semicrf.compile.triton_plain import FINISH, GROUP, MERGE, SINGLE, plain
-from semicrf.compile.triton_text import Body, function, straight
+from semicrf.compile.triton_text import Body, combining, function, straight
 from semicrf.errors import SemiringError
 
 
@@ -40,14 +40,20 @@ class Shape:
     empty: tuple[float, ...]  # the numbers of the accumulator of no terms
     levels: tuple[int, ...]  # potential -> a field that it alone shifts, or -1
     bare: bool  # whether a sum can be streamed without its places
+    weights: tuple[int, ...]  # the fields that are log-sums, where accumulators are framed
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an accumulator has beside its frames."""
+        return self.sums - len(self.weights)
 
 
 def _act(program: Program) -> str:
     """Zero where every potential that gates an arc is -inf; no test where the sum comes out as zero by itself."""
     body, results = straight(program.act, "a[0]")
-    zero, gate = program.semiring.zero, leaf("w", 0)
+    zero, gates = program.semiring.zero, [leaf("w", g) for g in range(program.gates)]
     by_itself = [
-        program.gates == 1 and zero[i] == -math.inf and output is Expr("add", (leaf("a", i), gate))
+        zero[i] == -math.inf and any(output is Expr("add", (leaf("a", i), gate)) for gate in gates)
         for i, output in enumerate(program.act)
     ]
     if not all(by_itself):
@@ -88,61 +94,101 @@ def _sum_vjp(program: Program) -> str:
 
 
 # ------------------------------------------------------------------ framed accumulators
-def _frames(program: Program) -> tuple[LogLinear, tuple[float, ...], list[str]]:
-    """The form, the empty accumulator and the text of a log-linear semiring's accumulator.
+def _frames(program: Program) -> tuple[tuple[float, ...], list[str]]:
+    """The empty accumulator and the text of a log-linear semiring's accumulator.
 
-    It holds, in this order, the frame and the mass ``sum exp(x_g - frame_g)`` of every weight g, and of every mean the
-    moment ``sum exp(x_f - frame_f) (x_i - sum_g c_g (x_g - frame_g))``.
+    It holds the frame of every weight g; then its *numbers* relative to these: the mass ``sum exp(x_g - frame_g)`` of
+    every weight and the moment ``sum exp(x_f - frame_f) (x_i - sum_g c_g (x_g - frame_g))`` of every mean. In given
+    frames sums are sums of numbers, and the action of a potential is a product of numbers (`times`), so there an
+    exponential for every source and every potential takes the place of one for every arc.
     """
     form = loglinear(program)
     assert form is not None
     G, fields = len(form.weights), [w.field for w in form.weights]
-    empty = tuple(v for _ in fields for v in (-math.inf, 0.0)) + (0.0,) * len(form.means)
-    group, one, merge, finish = Body(), Body(), Body(), Body()
-    frames, masses, rise, weight = [], [], [], []
-    for f in fields:
-        m = group.let(f"tl.max(x[{f}], axis)")
-        rise.append(group.let(f"x[{f}] - tl.expand_dims(finite({m}), axis)"))
-        weight.append(group.let(f"exp({rise[-1]})"))
-        frames.append(m)
-        masses.append(group.let(f"tl.sum({weight[-1]}, axis)"))
-    moments = [
-        group.let(f"tl.sum(weigh({weight[m.weight]}, {_less(f'x[{m.field}]', m.plus, rise)}), axis)")
-        for m in form.means
+    empty = (-math.inf,) * G + (0.0,) * (G + len(form.means))
+    text = [
+        _per_weight("highest", fields, "tl.max", "most", "The largest of every weight along an axis."),
+        _adder("most", G, "tl.maximum({}, {})"),
+        _per_weight("totals", list(range(G + len(form.means))), "tl.sum", "add_numbers", "Numbers along an axis."),
+        _adder("add_numbers", G + len(form.means)),
+        _linear(form, fields),
+        _times(form),
+        _group(G, G + len(form.means)),
+        _single(form, fields),
+        _merge(form),
+        _finish(program, form, fields),
     ]
-    first = [one.let(f"x[{f}] - finite(x[{f}])") for f in fields]
+    return empty, text
+
+
+def _per_weight(name: str, indices: Sequence[int], each: str, combine: str, doc: str) -> str:
+    """A reduction of several tensors: in one pass, or one by one where that is slow (`TOGETHER`)."""
+    apart = ", ".join(f"{each}(x[{i}], axis)" for i in indices)
+    if len(indices) == 1:
+        return function(name, "x, axis: tl.constexpr", doc, [], [apart])
+    picked = ", ".join(f"x[{i}]" for i in indices)
+    lines = ["if TOGETHER:", f"    y = tl.reduce(({picked}), axis, {combine})", "else:", f"    y = ({apart})"]
+    return function(name, "x, axis: tl.constexpr", doc, lines, [f"y[{i}]" for i in range(len(indices))])
+
+
+def _linear(form: LogLinear, fields: Sequence[int]) -> str:
+    body = Body()
+    rise = [body.let(f"x[{f}] - f[{g}]") for g, f in enumerate(fields)]
+    mass = [body.let(f"exp({r})") for r in rise]
+    moments = [body.let(f"weigh({mass[m.weight]}, {_less(f'x[{m.field}]', m.plus, rise)})") for m in form.means]
+    return function("linear", "x, f", "The numbers of elements in frames f.", body.lines, mass + moments)
+
+
+def _times(form: LogLinear) -> str:
+    G = len(form.weights)
+    masses = [f"a[{g}] * b[{g}]" for g in range(G)]
+    moments = [f"a[{G + i}] * b[{m.weight}] + a[{m.weight}] * b[{G + i}]" for i, m in enumerate(form.means)]
+    return function("times", "a, b", "The numbers of a product.", [], masses + moments)
+
+
+def _group(G: int, N: int) -> str:
+    levels = "".join(f"tl.expand_dims(finite(m[{g}]), axis), " for g in range(G))
+    lines = ["m = highest(x, axis)", f"n = totals(linear(x, ({levels})), axis)"]
+    results = [f"m[{g}]" for g in range(G)] + [f"n[{i}]" for i in range(N)]
+    return function("group", "x, place, axis: tl.constexpr", GROUP, lines, results)
+
+
+def _single(form: LogLinear, fields: Sequence[int]) -> str:
+    body = Body()
+    first = [body.let(f"x[{f}] - finite(x[{f}])") for f in fields]
     alone = [_less(f"x[{m.field}]", m.plus, first) for m in form.means]
-    ones = one.let(f"constant(1.0, x[{fields[0]}])")
-    tops, scales = [], []
+    ones = body.let(f"constant(1.0, x[{fields[0]}])")
+    return function("single", "x, place", SINGLE, body.lines, [f"x[{f}]" for f in fields] + [ones for _ in fields] + alone)
+
+
+def _merge(form: LogLinear) -> str:
+    body, G = Body(), len(form.weights)
+    tops, masses, moments, scales = [], [], [], []
     for g in range(G):
-        top = merge.let(f"tl.maximum(a[{2 * g}], b[{2 * g}])")
-        safe = merge.let(f"finite({top})")
-        down = [merge.let(f"{side}[{2 * g}] - {safe}") for side in "ab"]
-        scales.append((down, [merge.let(f"exp({d})") for d in down]))
-        tops += [top, merge.let(" + ".join(f"{s}[{2 * g + 1}] * {e}" for s, e in zip("ab", scales[g][1], strict=True)))]
+        tops.append(body.let(f"tl.maximum(a[{g}], b[{g}])"))
+        safe = body.let(f"finite({tops[g]})")
+        down = [body.let(f"{side}[{g}] - {safe}") for side in "ab"]
+        scales.append((down, [body.let(f"exp({d})") for d in down]))
+        masses.append(body.let(" + ".join(f"{s}[{G + g}] * {e}" for s, e in zip("ab", scales[g][1], strict=True))))
     for i, m in enumerate(form.means):
         terms = []
         for n, side in enumerate("ab"):
-            mass = f"{side}[{2 * m.weight + 1}]"
-            moved = [f"{mass} * {down[n]}" for down, _ in scales]
+            moved = [f"{side}[{G + m.weight}] * {down[n]}" for down, _ in scales]
             terms.append(f"weigh({scales[m.weight][1][n]}, {_less(f'{side}[{2 * G + i}]', m.plus, moved)})")
-        tops.append(merge.let(" + ".join(terms)))
-    logs = [finish.let(f"log(a[{2 * g + 1}])") for g in range(G)]
-    results = {f: finish.let(f"a[{2 * g}] + {logs[g]}") for g, f in enumerate(fields)}
+        moments.append(body.let(" + ".join(terms)))
+    return function("merge", "a, b", MERGE, body.lines, tops + masses + moments)
+
+
+def _finish(program: Program, form: LogLinear, fields: Sequence[int]) -> str:
+    body, G = Body(), len(form.weights)
+    logs = [body.let(f"log(a[{G + g}])") for g in range(G)]
+    results = {f: body.let(f"a[{g}] + {logs[g]}") for g, f in enumerate(fields)}
     for i, m in enumerate(form.means):
-        mean = f"a[{2 * G + i}] / a[{2 * m.weight + 1}]"
+        mean = f"a[{2 * G + i}] / a[{G + m.weight}]"
         # a weight that is zero throughout has made the moment infinite already: its logarithm is left out
         value = _less(mean, tuple(-c for c in m.plus), [f"finite({x})" for x in logs])
-        results[m.field] = finish.let(f'tl.where(a[{2 * m.weight}] > float("-inf"), {value}, 0.0)')
-    pairs = [v for pair in zip(frames, masses, strict=True) for v in pair]
-    singles = [v for f in fields for v in (f"x[{f}]", ones)]
-    text = [
-        function("group", "x, place, axis: tl.constexpr", GROUP, group.lines, pairs + moments),
-        function("single", "x, place", SINGLE, one.lines, singles + alone),
-        function("merge", "a, b", MERGE, merge.lines, tops),
-        function("finish", "a", FINISH, finish.lines, [results[i] for i in range(program.width)]),
-    ]
-    return form, empty, text
+        results[m.field] = body.let(f'tl.where(a[{m.weight}] > float("-inf"), {value}, 0.0)')
+    return function("finish", "a", FINISH, body.lines, [results[i] for i in range(program.width)])
 
 
 def _less(start: str, coefficients: Sequence[float], terms: Sequence[str]) -> str:
@@ -175,23 +221,21 @@ def shape(program: Program) -> Shape:
     _check_choices(program)
     _check_shifts(program)
     width = program.width
-    framed = loglinear(program) is not None
-    empty = _frames(program)[1] if framed else tuple(map(float, program.semiring.zero))
+    form = loglinear(program)
+    empty = _frames(program)[0] if form else tuple(map(float, program.semiring.zero))
     levels = tuple(program.levels.get(m, -1) for m in range(program.potentials))
     hits = any(n.op == "hit" for n in postorder(program.sum))
     return Shape(
-        width, program.potentials, program.ids, len(empty) if framed else width,
+        width, program.potentials, program.ids, len(empty) if form else width,
         tuple(map(float, program.semiring.zero)), tuple(map(float, program.semiring.one)), empty, levels,
-        bool(program.ids) and not hits,
+        bool(program.ids) and not hits, tuple(w.field for w in form.weights) if form else (),
     )  # fmt: skip
 
 
-def _adder(name: str, n: int) -> str:
-    """What combines two tuples of n numbers in a reduction that adds each of them up."""
+def _adder(name: str, n: int, each: str = "{} + {}") -> str:
+    """What combines two tuples of n numbers, each with its own, in one reduction of them all."""
     left, right = ([f"{side}{i}" for i in range(n)] for side in "ab")
-    sums = [f"{a} + {b}" for a, b in zip(left, right, strict=True)]
-    body = f"return {', '.join(sums)}"
-    return f"@triton.jit\ndef {name}({', '.join(left + right)}):\n    {body}\n"
+    return combining(name, left, right, ", ".join(each.format(a, b) for a, b in zip(left, right, strict=True)))
 
 
 @cache
@@ -199,7 +243,7 @@ def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
     made = shape(program)
     if loglinear(program) is not None:
-        accumulator = _frames(program)[2]
+        accumulator = _frames(program)[1]
     else:
         accumulator = plain(program, ids=bool(program.ids)) + (plain(program, ids=False) if made.bare else [])
     adders = [

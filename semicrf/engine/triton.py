@@ -13,7 +13,8 @@ from torch import Tensor
 
 from semicrf.algebra.expr import Expr, leaf
 from semicrf.compile import Program
-from semicrf.compile.triton import triton_source
+from semicrf.compile.loglinear import loglinear
+from semicrf.compile.triton import shape, triton_source
 from semicrf.engine import triton_arcs
 from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
 from semicrf.engine.layout import UNFACTORED, shared
@@ -107,10 +108,13 @@ def scan(
         if sides == 2:
             state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
     rows = 2 * K + cut.table
-    u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
-    table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
+    u = new(sides, d, B, cut.ring, cut.labels, dtype=dtype)
+    frames = new(sides, p, B, cut.ring // cut.rows, cut.labels)
+    sums = loglinear(program) is not None and cut.sums(K)
+    planes = max(p, shape(program).numbers) if sums else p
+    table = new(sides, planes, B, rows, cut.labels + 1, dtype=dtype)
     given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
-    tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
+    tile = sums, cut.labels, cut.rows, cut.group
     if sides == 2:
         layouts = parts.layout, parts.reversed
         BOTH_WAYS((B, 2, 1), given, (T, K, C, cut.ring - 1, rows), (S, *layouts, REAL[dtype], *tile), cut.warps)
