@@ -6,6 +6,7 @@ window is read KB durations at a time, what leads on in tiles of PB previous lab
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.far import after
 from semicrf.kernels.scan import total
 from semicrf.kernels.state import (
@@ -14,6 +15,7 @@ from semicrf.kernels.state import (
     expand,
     load_tuple,
     nothing_yet,
+    padded,
     row_of,
     store_tuple,
     take,
@@ -247,4 +249,4 @@ def arcs(
             urow = (t & uring).to(tl.int64)
             lead_on(parts, P, b, t, n, now, B * wide, u, ustride, urow, g_id, gstride, lab, T, K, C, columns, S, F,
                     KEEP, CP, PB, QB)  # fmt: skip
-    total(parts, a, offset, b, lab, C, value, B, end_id, S, P, F, KEEP)
+    total(parts, a, padded(offset, offset[0], S), b, lab, C, value, B, end_id, S, P, F, KEEP)

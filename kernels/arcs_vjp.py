@@ -6,6 +6,7 @@ and edges are written once, those of what arcs share are sums in memory that one
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.arcs import allowed, beginning, leading, required_at, scores
 from semicrf.kernels.scan_vjp import end_bar, pulled_back
 from semicrf.kernels.state import (
@@ -15,6 +16,7 @@ from semicrf.kernels.state import (
     emitted,
     expand,
     load_tuple,
+    padded,
     plus,
     store_grads,
     store_tuple,
@@ -153,6 +155,7 @@ def arcs_vjp(
     bar, over, into = bar + b * (ring + 1) * wide, over + b * (ring + 1) * wide, into + b * columns * wide
     last = load_tuple(alpha, astride, n * wide + lab, inside, S.zero, F)
     offset = load_tuple(offsets, B * (T + 1), n, b >= 0, S.still, tl.float64)
+    offset = padded(offset, offset[0], S)
     a_bar = end_bar(parts, lengths, grads, cotangent, value, B, last, offset, end_id, b, lab, C, S, P, G, F)
     store_tuple(bar, rstride, (n & ring) * wide + lab, a_bar, inside)
     sums = constants(S.still, tl.zeros([CP], tl.float64))  # of emissions from s on

@@ -6,8 +6,9 @@ these terms is more than REACH below another.
 
 import triton
 import triton.language as tl
-from semicrf.kernels.far import highest, levels, sources
-from semicrf.kernels.state import constants, expand, plus
+
+from semicrf.kernels.far import fall, higher, lowered, rest, sources, unlifted
+from semicrf.kernels.state import constants, expand, plus, take
 from semicrf.kernels.table import lines, read
 
 REACH = tl.constexpr(60.0)
@@ -60,7 +61,7 @@ def duration_numbers(table, stride, span, K, C, S: tl.constexpr, F: tl.constexpr
         most, least = widened(most, least, x, (k + row <= K) & (lab < C)[None, :], S)
     for k in range(-TB, span - TB, TB):
         j = tl.minimum(k, span - 2 * TB)
-        n = S.linear(S.act(one, read(lines(table, stride, j, at, S.potentials, CP, TB), 0)), expand(levels(most), 0))
+        n = S.linear(S.act(one, read(lines(table, stride, j, at, S.potentials, CP, TB), 0)), expand(rest(most), 0))
         to = lines(table, stride, span + j, at, len(S.masses), CP, TB)
         for i in tl.static_range(len(S.masses)):
             tl.store(to[i], n[i])
@@ -73,24 +74,32 @@ def transition_numbers(leads, prev, lab, C, S: tl.constexpr, F: tl.constexpr, CP
     x = S.act(constants(S.one, tl.zeros([CP, CP], F)), leads)
     most, least = nothing_seen(tl.zeros([CP], F), S)
     most, least = widened(most, least, x, (prev < C)[:, None] & (lab < C)[None, :], S)
-    return S.linear(x, expand(levels(most), 0)), most, near_each_other(most, least, lab < C)
+    return S.linear(x, expand(rest(most), 0)), most, near_each_other(most, least, lab < C)
 
 
 @triton.jit
-def above(frames, most):
-    """Frames of products: of one factor and of the other."""
+def level_zero(like, S: tl.constexpr):
+    """The frames of elements whose largest is 0."""
     out = ()
-    for g in tl.static_range(len(frames)):
-        out = out + (frames[g] + most[g],)
+    for _ in tl.static_range(len(S.weights)):
+        out = out + (tl.zeros_like(like),)
     return out
 
 
 @triton.jit
 def led(a, numbers, most, S: tl.constexpr):
-    """The accumulators (next labels) of what elements (previous labels) lead to, from the numbers of transitions."""
-    m = S.highest(a, 0)
-    n = S.totals(S.times(expand(S.linear(a, levels(m)), 1), numbers), 0)
-    return above(m, most) + n
+    """The accumulators (next labels) of what elements (previous labels), whose largest is 0, lead to."""
+    p = S.linear(a, level_zero(a[0], S))
+    return most + S.totals(S.times(expand(p, 1), numbers), 0)
+
+
+@triton.jit
+def scaled(down, S: tl.constexpr):
+    """Frames of weights from those of potentials."""
+    out = ()
+    for g in tl.static_range(len(S.weights)):
+        out = out + (down[S.scales[g]],)
+    return out
 
 
 @triton.jit
@@ -98,19 +107,23 @@ def far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, 
              F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr):  # fmt: skip
     """What `far` gives of the sources t0 - until + 1 .. t0, every one of which leads to every row."""
     at = tl.arange(0, TB)[:, None] * (CP + 1) + tl.arange(0, CP)[None, :]
-    frame, _ = nothing_seen(tl.zeros([1, CP], F), S)
-    acc = frame + constants(S.masses, tl.zeros([TB, CP], F))
+    nothing = tl.zeros([CP], F)
+    level = level_zero(nothing, S)
+    lift = unlifted(nothing.to(tl.float64), S)
+    numbers = constants(S.masses, tl.zeros([TB, CP], F))
     for j0 in range(0, until, SB):
-        x = sources(u, ustride, frames, fstride, base, t0, j0, ring, S, F, CP, TB, SB)
-        m = highest(x, S)
+        x = sources(u, ustride, frames, fstride, base, t0, j0, ring, S, CP, TB, SB)
+        to = higher(lift, x, S, F)
         w = lines(table, dstride, span + 1 + j0, at, len(S.masses), CP, TB)
-        n = S.times(S.linear(x[0], levels(m)), read(w, 0))
+        n = S.times(expand(S.linear(lowered(x[0], to, S, F), level), 0), read(w, 0))
         for q in tl.static_range(SB - 1):
-            n = plus(n, S.times(S.linear(x[q + 1], levels(m)), read(w, (q + 1) * (CP + 1))))
-        acc = S.merge(acc, m + n)
+            p = expand(S.linear(lowered(x[q + 1], to, S, F), level), 0)
+            n = plus(n, S.times(p, read(w, (q + 1) * (CP + 1))))
+        acc = S.merge(expand(scaled(fall(lift, to, F), S), 0) + numbers, expand(level, 0) + n)
+        numbers = take(acc, len(S.weights), len(S.weights) + len(S.masses))
+        lift = to
     out = ()
-    for g in tl.static_range(len(most)):
-        out = out + (tl.zeros([TB, CP], F) + (acc[g] + most[g][None, :]),)
-    for i in tl.static_range(len(S.masses)):
-        out = out + (acc[len(S.weights) + i],)
-    return out
+    for g in tl.static_range(len(S.weights)):
+        top = tl.where(lift[S.scales[g]] > float("-inf"), most[g], float("-inf"))
+        out = out + (tl.zeros([TB, CP], F) + top[None, :],)
+    return out + numbers, lift

@@ -2,17 +2,20 @@
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.scan import rows_of
 from semicrf.kernels.state import (
     _earlier,
     add_up,
     constants,
     convert,
+    emissions,
     emitted,
     expand,
+    in_gauge,
     less,
     load_tuple,
-    local_sums,
+    negative,
     pick,
     plus,
     positional,
@@ -27,10 +30,9 @@ from semicrf.kernels.table import durations, tabulate
 
 
 @triton.jit
-def limits(parts, P: tl.constexpr, carried, b, s0, n, row, lab, T, C, still: tl.constexpr, F: tl.constexpr):
+def limits(parts, P: tl.constexpr, carried, b, s0, n, row, lab, T, C, F: tl.constexpr):
     """(rows, labels) for every model: where a segment that starts at s0 + row must have ended."""
-    drift = constants(still, tl.sum(tl.zeros(lab.shape, F), 0))
-    _, holes = local_sums(parts, P, b, s0, n, row, lab, drift, T, C, F)
+    _, holes = emissions(parts, P, b, s0, n, row, lab, T, C, F)
     high = ()
     for m in tl.static_range(len(holes)):
         bound = tl.where(holes[m], (s0 + row)[:, None], 2147483647)
@@ -61,7 +63,8 @@ def far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstrid
         t = s0 + TB + j0 + q
         here = (t <= n)[:, None] & (lab < C)[None, :]
         at = (s0 + TB + j0) * wide + q[:, None] * C + lab[None, :]
-        y = expand(load_tuple(kept[0], strides[0], at, here, S.zero, F), 0)
+        y = load_tuple(kept[0], strides[0], at, here, S.zero, F)
+        y = expand(in_gauge(y, kept[4], strides[2], t[:, None], n, s0, S, F), 0)
         gy = expand(load_tuple(arc[0], strides[0], at, here, S.nothing, F), 0)
         id = expand(load_tuple(kept[2], strides[0], at, here, S.nowhere, tl.int32), 0)
         ends = plus(load_tuple(arc[1], strides[0], at, here, S.still, F),
@@ -88,10 +91,7 @@ def end_bar(parts, lengths, grads, cotangent, value, vstride, last, offset, end_
     for i in tl.static_range(S.fields):
         finite = (v[i] > float("-inf")) & (v[i] < float("inf"))
         given = given + (tl.where(finite, c[i], 0.0),)
-    back = ()
-    for m in tl.static_range(S.potentials):
-        back = back + (-offset[m],)
-    y = convert(S.act(v, back), F)
+    y = convert(S.move(v, negative(offset)), F)
     ends = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)
     id = load_tuple(end_id + b, vstride, 0, b >= 0, S.nowhere, tl.int32)
     pulled = pulled_back(convert(given, F), y, last, ends, id, lab, S)
@@ -125,17 +125,21 @@ def tile_arcs(parts, b, s0, n, carried, base, offsets, ostride, arc, astride, fs
         within = (s >= 1) & (s <= n)
         level = tl.load(offsets + m * ostride + s, mask=within, other=0.0)
         before = tl.load(offsets + m * ostride + s - 1, mask=within, other=0.0)
-        step = step + ((level - before).to(F)[:, None],)
-    sums, holes = local_sums(parts, P, b, s0 - 1, n, row, lab, step, T, C, F)
-    high = limits(parts, P, carried, b, s0, n, row, lab, T, C, S.still, F)
+        step = step + ((level - before)[:, None],)
+    found, holes = emissions(parts, P, b, s0 - 1, n, row, lab, T, C, F)
+    sums = ()
+    for m in tl.static_range(S.potentials):
+        sums = sums + (tl.cumsum(found[m].to(tl.float64) - step[m], 0),)
+    high = limits(parts, P, carried, b, s0, n, row, lab, T, C, F)
     starts = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
     made = pick(sums, (row == TB - 1)[:, None], S, "potentials")
     bases, lowest = (), ()
     for m in tl.static_range(S.potentials):
-        bases = bases + (base[m] - made[m].to(tl.float64),)
+        bases = bases + (base[m] - made[m],)
         lowest = lowest + (tl.min(high[m], 0),)
     at = s0 * C.to(tl.int64) + row[:, None] * C + lab[None, :]
     rows = (s <= n)[:, None] & inside[None, :]
+    sums = convert(sums, F)
     store_tuple(arc[1], astride, at, sums, rows)
     longest = ()
     for m in tl.static_range(S.potentials):
@@ -191,6 +195,8 @@ def near_bar(parts, grads, b, t, n, i, total, us, high, last, leads, leads_bar, 
     a_id = load_tuple(kept[2], astride, line, inside & (t <= n), S.nowhere, tl.int32)
     gi = load_tuple(kept[1], gstride, line, inside & (t < n), S.zero, F)
     gi_id = load_tuple(kept[3], gstride, line, inside & (t < n), S.nowhere, tl.int32)
+    a = in_gauge(a, kept[4], strides[2], t, n, t - i, S, F)
+    gi = in_gauge(gi, kept[4], strides[2], t, n, t - i, S, F)
     sums = load_tuple(arc[1], astride, line, inside & (t <= n), S.still, F)
     zi = plus(positional(parts, P.segment_end, P, b, t - 1, n, lab, T, C, F), sums)
     vi = less(positional(parts, P.segment_start, P, b, t, n, lab, T, C, F), sums)
@@ -229,7 +235,7 @@ def scan_vjp(
     leads = transitions(parts, P, b, lab[None, :], prev[:, None], C, F)  # (next, previous)
     nothing = tl.zeros([CP], F)
     at_end = load_tuple(kept[0], strides[0], n * wide + lab, inside, S.zero, F)
-    offset = load_tuple(kept[4], strides[2], n, b >= 0, S.still, tl.float64)
+    offset = load_tuple(kept[4], strides[2], n, b >= 0, S.fixed, tl.float64)
     last = end_bar(parts, lengths, grads, cotangent, value, B, at_end, offset, end_id, b, lab, C, S, P, G, F)
     leads_bar = constants(S.still, tl.zeros([CP, CP], F))
     mass = constants(S.still, tl.zeros([CP], tl.float64))
@@ -243,7 +249,8 @@ def scan_vjp(
                                               fstride, T, C, S, P, F, CP, TB)  # fmt: skip
         tl.debug_barrier()
         here = ((s0 + row) < n)[:, None] & inside[None, :]
-        us = S.act(load_tuple(kept[1] + s0 * wide, strides[1], row[:, None] * C + lab[None, :], here, S.zero, F), v)
+        us = load_tuple(kept[1] + s0 * wide, strides[1], row[:, None] * C + lab[None, :], here, S.zero, F)
+        us = S.act(in_gauge(us, kept[4], strides[2], (s0 + row)[:, None], n, s0, S, F), v)
         total = far_bar(parts, b, table, dstride, us, high, base, kept, strides, arc, fstride, s0, n, T, K, C, S, P, F,
                         CP, TB, SB)  # fmt: skip
         for back in range(TB):

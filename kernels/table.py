@@ -2,6 +2,7 @@
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.state import row_of
 
 

@@ -25,11 +25,15 @@ FACTORED = ("emission", "transition", "duration")
 SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
-    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets"), "*fp64"),
+    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets", "u"), "*fp64"),
+    **dict.fromkeys(("start_frame", "end_frame", "emitted", "covered", "anchor", "deviation"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
     "limit": "*i16",
-    **dict.fromkeys(("alpha", "g", "ahead", "u", "rows", "table", "now", "bar", "into"), "*fp32"),
+    "bound": "*i8",
+    "after": "*i32",
+    **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into", "starts", "ends"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
+    **dict.fromkeys(("b0", "origin", "first", "own", "stop", "size", "shares", "cut0", "cuts", "every"), "i32"),
     "lengths": "*i64",
 }
 
@@ -40,7 +44,8 @@ def built(kernel: Any, constants: dict[str, Any], capability: int, warps: int) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names, parts = kernel.arg_names, constants["P"].rows
+    layout = constants.get("P", constants.get("G"))
+    names, parts = kernel.arg_names, layout.rows if layout else ()
     types = STORED | {n: ("*fp32",) * len(parts) for n in ("parts", "grads")}
     signature = {n: "constexpr" if n in constants else types[n] for n in names}
     fixed = {(names.index(n),): v for n, v in constants.items()}
@@ -96,13 +101,14 @@ def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[i
 
 def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
     """Both directions of Log at once, and what counts from them."""
-    from semicrf.kernels import counts, scan
+    from semicrf.kernels import counts, meet, scan
 
     given = constants(Log, C)
     cut, rows = plan(K, C, 1), known(K, C)
     reversed_ = constants(Log, C, backwards=True)["P"]
-    reads = given | {"G": given["P"]}
-    tile = {"TB": rows.rows, "SB": rows.group}
+    reads = {n: given[n] for n in ("P", "F", "CP")} | {"TB": rows.rows}
+    writes = reads | {"G": given["P"]}
+    group = {"SB": 8}
     return {
         "scan_both": built(
             scan.scan_both,
@@ -110,9 +116,12 @@ def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
             capability,
             cut.warps,
         ),
-        "meet": built(counts.meet, reads | tile, capability, rows.warps),
-        "transition_counts": built(counts.transition_counts, reads | {"SB": squares(C)}, capability, 4),
-        "duration_counts": built(counts.duration_counts, reads | {"TB": rows.rows, "KB": 4, "SB": 4}, capability, 4),
+        "rows": built(meet.rows, writes | {"SB": squares(C)}, capability, 8),
+        "link": built(meet.link, {"CP": given["CP"], "TB": rows.rows, "NB": 32}, capability, 4),
+        "cover": built(meet.cover, reads | group, capability, 4),
+        "settle": built(meet.settle, {"G": given["P"], "CP": given["CP"]}, capability, 1),
+        "positions": built(counts.positions, writes, capability, 4),
+        "segment_counts": built(counts.segment_counts, writes | group | {"KB": 4}, capability, 4),
     }
 
 

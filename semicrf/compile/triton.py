@@ -41,6 +41,15 @@ class Shape:
     levels: tuple[int, ...]  # potential -> a field that it alone shifts, or -1
     bare: bool  # whether a sum can be streamed without its places
     weights: tuple[int, ...]  # the fields that are log-sums, where accumulators are framed
+    scales: tuple[int, ...]  # the potential that shifts each of them, -1 for none
+    gauges: tuple[int, ...]  # means: fields from which any number may be taken, as it then lacks in every sum alike
+    weighing: tuple[int, ...]  # the field that weighs each of them
+
+    @property
+    def levelled(self) -> bool:
+        """Whether a row's level makes the largest of every log-sum 0."""
+        pairs = zip(self.scales, self.weights, strict=True)
+        return bool(self.weights) and all(p >= 0 and self.levels[p] == field for p, field in pairs)
 
     @property
     def numbers(self) -> int:
@@ -158,7 +167,9 @@ def _single(form: LogLinear, fields: Sequence[int]) -> str:
     first = [body.let(f"x[{f}] - finite(x[{f}])") for f in fields]
     alone = [_less(f"x[{m.field}]", m.plus, first) for m in form.means]
     ones = body.let(f"constant(1.0, x[{fields[0]}])")
-    return function("single", "x, place", SINGLE, body.lines, [f"x[{f}]" for f in fields] + [ones for _ in fields] + alone)
+    return function(
+        "single", "x, place", SINGLE, body.lines, [f"x[{f}]" for f in fields] + [ones for _ in fields] + alone
+    )
 
 
 def _merge(form: LogLinear) -> str:
@@ -199,6 +210,38 @@ def _less(start: str, coefficients: Sequence[float], terms: Sequence[str]) -> st
     return start
 
 
+def _move(program: Program, form: LogLinear | None) -> str:
+    body = Body()
+    moved = body.call("act(x, w)", program.width)
+    for i, m in enumerate(form.means if form else ()):
+        weight = f"x[{form.weights[m.weight].field}]"  # pyright: ignore[reportOptionalMemberAccess]  # it has means
+        gauge = f"w[{program.potentials + i}]"
+        moved[m.field] = body.let(f'tl.where({weight} == float("-inf"), {moved[m.field]}, {moved[m.field]} + {gauge})')
+    doc = "An element in other units: acted on by potentials, then by a number for every gauge."
+    return function("move", "x, w", doc, body.lines, moved)
+
+
+def _carry(program: Program, form: LogLinear | None, ids: int) -> str:
+    body, results = Body(), []
+    if form is None:
+        results = body.call("act(a, w)", program.width) + [f"a[{program.width + i}]" for i in range(ids)]
+    else:
+        G = len(form.weights)
+        for g, w in enumerate(form.weights):
+            results.append(body.let(f"a[{g}]" + (f" + w[{w.potential}]" if w.potential is not None else "")))
+        results += [f"a[{G + g}]" for g in range(G)]
+        for i, m in enumerate(form.means):
+            shifts = [f"{_times_number(c, f'w[{p}]')}" for p, c in enumerate(m.shift) if c]
+            more = f" + weigh(a[{G + m.weight}], {' + '.join(shifts)})" if shifts else ""
+            results.append(body.let(f"a[{2 * G + i}]{more}"))
+    name = "carry_bare" if program.ids and not ids else "carry"
+    return function(name, "a, w", "An accumulator whose terms are acted on by finite potentials.", body.lines, results)
+
+
+def _times_number(c: float, text: str) -> str:
+    return text if c == 1 else f"{c!r} * {text}"
+
+
 def _check_choices(program: Program) -> None:
     """A partial sum can be a term again only where what it ranks are the ranks that it holds."""
     for node in choices(program.sum):
@@ -222,13 +265,16 @@ def shape(program: Program) -> Shape:
     _check_shifts(program)
     width = program.width
     form = loglinear(program)
+    weights, means = (form.weights, form.means) if form else ((), ())
     empty = _frames(program)[0] if form else tuple(map(float, program.semiring.zero))
     levels = tuple(program.levels.get(m, -1) for m in range(program.potentials))
     hits = any(n.op == "hit" for n in postorder(program.sum))
     return Shape(
         width, program.potentials, program.ids, len(empty) if form else width,
         tuple(map(float, program.semiring.zero)), tuple(map(float, program.semiring.one)), empty, levels,
-        bool(program.ids) and not hits, tuple(w.field for w in form.weights) if form else (),
+        bool(program.ids) and not hits, tuple(w.field for w in weights),
+        tuple(-1 if w.potential is None else w.potential for w in weights), tuple(m.field for m in means),
+        tuple(weights[m.weight].field for m in means),
     )  # fmt: skip
 
 
@@ -241,11 +287,14 @@ def _adder(name: str, n: int, each: str = "{} + {}") -> str:
 @cache
 def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
-    made = shape(program)
-    if loglinear(program) is not None:
+    made, form = shape(program), loglinear(program)
+    if form is not None:
         accumulator = _frames(program)[1]
     else:
         accumulator = plain(program, ids=bool(program.ids)) + (plain(program, ids=False) if made.bare else [])
+    accumulator += [_move(program, form), _carry(program, form, program.ids)]
+    if program.ids:
+        accumulator.append(_carry(program, form, 0))
     adders = [
         _adder("add", made.sums + made.ids),
         _adder("add_bare", made.sums),

@@ -31,7 +31,7 @@ class Body:
 
     def call(self, text: str, results: int) -> list[str]:
         names = [f"t{len(self.lines)}_{i}" for i in range(results)]
-        self.lines.append(f"{', '.join(names)} = {text}")
+        self.lines.append(f"{', '.join(names)}{',' * (results == 1)} = {text}")
         return names
 
     def number(self, node: Expr, bare: bool, like: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semicrf.compile import Program, load
 from semicrf.compile.triton import shape, triton_source
-from semicrf.engine.layout import PARTS
+from semicrf.engine.layout import PARTS, shared
 from semicrf.kernels import primitives
 
 NAMES = (
@@ -98,10 +98,10 @@ def namespace(program: Program, places: bool) -> Constant:
     made = shape(program)
     module = load(triton_source(program), "triton", ENVIRONMENT)
     bare = made.bare and not places
-    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
-    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add", "carry")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "move", "sum_vjp", "add_fields", "add_potentials")}
     if made.weights:
-        functions |= {f: getattr(module, f) for f in ("highest", "totals", "linear", "times")}
+        functions |= {f: getattr(module, f) for f in ("totals", "linear", "times")}
     members = functions | {
         "together": TOGETHER,
         "framed": tl.constexpr(bool(made.weights)),
@@ -118,7 +118,13 @@ def namespace(program: Program, places: bool) -> Constant:
         "unlimited": _numbers((2**31 - 1,) * made.potentials),
         "unbounded": _numbers((0,) * made.potentials),
         "levels": _numbers(made.levels),
+        "levelled": tl.constexpr(made.levelled),
         "weights": _numbers(made.weights),
+        "scales": _numbers(made.scales),
+        "gauges": _numbers(made.gauges),
+        "weighing": _numbers(made.weighing),
+        "shifts": tl.constexpr(made.potentials + len(made.gauges)),
+        "fixed": _numbers((0.0,) * (made.potentials + len(made.gauges))),
         "masses": _numbers((0.0,) * (made.numbers)),
     }
     return Constant(f"{module.__name__}{'.bare' * bare}", members)
@@ -171,9 +177,18 @@ def gradients_of(
             shape = [sizes[axis] for axis in PARTS[name]]
             if name in spans:
                 shape.insert(1, spans[name])
-            made = new(*shape)
+            made = new(*shape, dtype=torch.float64) if name in spans else new(*shape)
             rows[name] = made.zero_() if set(zeros) & set(PARTS[name]) else made
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
     names = tuple(tuple(rows) for rows in sums)
     return sums, Parts(tensors, _layout(names, ()), _layout(names, (), True))
+
+
+def summed(total: Tensor, like: Tensor, spans: bool) -> Tensor:
+    """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
+    if spans and like.shape[0] == 1:
+        total = total.flatten(0, 1)
+    elif spans:
+        total = total.sum(1)
+    return shared(total, like)

@@ -1,0 +1,150 @@
+"""Gradients of logarithms of sums from the rows of both directions: which spans of time are taken together, and what
+is stored on the way. `semicrf.kernels.meet` has the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, parts_of, summed
+from semicrf.engine.plan import known, power, squares
+from semicrf.engine.reference import State
+from semicrf.kernels import counts, meet
+
+REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
+ROWS, LINK, COVER, SETTLE, POSITIONS, SEGMENTS = map(
+    Kernel, (meet.rows, meet.link, meet.cover, meet.settle, counts.positions, counts.segment_counts)
+)
+EVERY = 8 if INTERPRETED else 1024
+"""Positions from one cut to the next, at least: what is between drifts by less than 1e-5 in float32."""
+SPAN = 4 if INTERPRETED else 64
+"""Positions whose transitions one program counts, at least."""
+SHARES = 64
+"""The most programs that add up one cut."""
+SMALL = 1 << 21
+"""Entries of scratch that are not worth a second run."""
+
+
+class Run(NamedTuple):
+    """Some sequences and positions that are taken together."""
+
+    b0: int
+    B: int
+    first: int
+    own: int  # the first position that is the next run's
+    origin: int  # the first that a segment of these reaches back to
+    stop: int  # past the last that one reaches
+
+
+class Cuts(NamedTuple):
+    """Sizes that depend on shapes alone, so that sums have one order."""
+
+    every: int  # positions between cuts
+    span: int  # positions of a sum of transitions
+    starts: int  # positions of a sum of durations
+    cuts: int
+
+    @classmethod
+    def of(cls, B: int, T: int, K: int, C: int) -> Cuts:
+        every = max(EVERY, power(K))
+        span, starts = SPAN, EVERY
+        while span < every and B * (T // span) * C * C > max(SMALL, B * T * C // 32):
+            span *= 2
+        while starts < T and B * (T // starts) * K * C > max(SMALL, B * T * C // 16):
+            starts *= 2
+        return cls(every, span, starts, -(-(T + 1) // every) + 1)
+
+
+def runs(B: int, T: int, K: int, C: int, cuts: Cuts) -> Iterator[Run]:
+    """Runs whose scratch is small beside the emissions."""
+    room, whole = max(SMALL, B * T * C // 8), (T + 1) * C
+    if whole <= room:
+        for b0 in range(0, B, room // whole):
+            yield Run(b0, min(room // whole, B - b0), 0, T + 1, 0, T + 1)
+        return
+    step = max(cuts.every, cuts.starts)
+    size = max(1, (room // C - 2 * K) // step) * step
+    for b in range(B):
+        for first in range(0, T + 1, size):
+            own = min(first + size, T + 1)
+            yield Run(b, 1, first, own, max(0, first - K) // cuts.span * cuts.span, min(T + 1, own + K + 1))
+
+
+class Counts(NamedTuple):
+    """Gradients, and how far rounding had gone."""
+
+    grads: list[dict[str, Tensor]]
+    deviation: Tensor  # (B, cuts): the logarithm of what must be one, before it was made so
+
+
+def gradients(
+    models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, state: State, cotangent: Tensor,
+    wanted: list[set[str]], dtype: torch.dtype,
+) -> Counts:  # fmt: skip
+    """Gradients of the logarithm of a sum, from a state that has both directions."""
+    B, cuts, parts, tile = (
+        lengths.shape[0],
+        Cuts.of(lengths.shape[0], T, K, C),
+        parts_of(models),
+        known(K, C, INTERPRETED),
+    )
+
+    def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return lengths.new_empty(shape, dtype=dtype)
+
+    spans = {"duration": -(-T // cuts.starts), "transition": -(-(T + 1) // cuts.span)}
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="")
+    group = min(8, tile.rows)
+    shares = min(SHARES, -(-(min(K, T) + group) // group))
+    covered, anchor = (new(B, cuts.cuts, n, C, dtype=torch.float64) for n in (shares, 2))
+    deviation = new(B, cuts.cuts, dtype=torch.float64)
+    given, seeds = (parts.tensors, grads.tensors, lengths), (cotangent.contiguous(), state.value)
+    layouts, sizes = (parts.layout, grads.layout, REAL[dtype], tile.labels), (tile.labels, tile.rows)
+    for run in runs(B, T, K, C, cuts):
+        size, scratch = run.stop - run.origin, _scratch(run, C, tile.rows, new)
+        numbers = T, C, *run[:1], run.origin, run.first, run.own, run.stop, cuts.span
+        ROWS(
+            (run.B, -(-size // cuts.span), 1),
+            (*given, state.value, state.alpha, state.offset, state.ahead, state.ahead_offset, *scratch),
+            numbers, (*layouts, tile.rows, min(tile.rows, squares(C))), tile.warps,
+        )  # fmt: skip
+        LINK((run.B, 1, 1), scratch, (C, size), (*sizes, 4 if INTERPRETED else 32), 4)
+        cut0 = run.first // cuts.every + (run.first > 0)
+        last = cuts.cuts - 1 if run.own > T else run.own // cuts.every
+        here = run.B, last - cut0 + 1
+        COVER(
+            (*here, shares), (parts.tensors, lengths, *scratch, covered),
+            (T, K, C, run.b0, run.origin, run.stop, cut0, cuts.cuts, cuts.every),
+            (parts.layout, REAL[dtype], *sizes, group), 4,
+        )  # fmt: skip
+        SETTLE(
+            (*here, 1), (*given, covered, anchor, deviation),
+            (T, C, run.b0, shares, cut0, cuts.cuts, cuts.every), (grads.layout, tile.labels), 1,
+        )  # fmt: skip
+        if "duration" in wanted[0]:
+            SEGMENTS(
+                (run.B, -(-K // 4), -(-(min(run.own, T) - run.first) // cuts.starts)),
+                (*given, *seeds, deviation, *scratch),
+                (T, K, C, *run[:1], run.origin, run.first, run.own, run.stop, cuts.starts, cuts.cuts, cuts.every),
+                (*layouts, tile.rows, 4, group), 4,
+            )  # fmt: skip
+    POSITIONS(
+        (B, cuts.cuts - 1, 1), (*given, *seeds, anchor, deviation), (T, C, cuts.cuts, cuts.every, cuts.span),
+        (*layouts, tile.rows), 4,
+    )  # fmt: skip
+    found = {n: summed(sums[0][n], models[0][n], n in spans) for n in wanted[0]}
+    return Counts([found], deviation)
+
+
+def _scratch(run: Run, C: int, rows: int, new) -> tuple[Tensor, ...]:
+    """Sources, targets, their frames by tile, emissions by tile, bounds by position and by tile."""
+    size = run.stop - run.origin
+    tiles = -(-size // rows) + 1
+    frames = (new(run.B, tiles, C, dtype=torch.float64) for _ in range(3))
+    bounds = new(run.B, size, C, dtype=torch.int8), new(run.B, tiles, C, dtype=torch.int32)
+    return new(run.B, size, C), new(run.B, size, C), *frames, *bounds
