@@ -40,7 +40,7 @@ def higher(lift, x, S: tl.constexpr, F: tl.constexpr):
             top = x[0][S.levels[m]].to(F)
             for q in tl.static_range(len(x) - 1):
                 top = tl.maximum(top, x[q + 1][S.levels[m]].to(F))
-            out = out + (tl.maximum(lift[m], tl.where(top < float("inf"), top, float("-inf")).to(tl.float64)),)
+            out = out + (tl.maximum(lift[m], tl.where(top < float("inf"), top, float("-inf"))),)
         else:
             out = out + (lift[m],)
     return out
@@ -56,18 +56,18 @@ def rest(lift):
 
 
 @triton.jit
-def fall(lift, to, F: tl.constexpr):
+def fall(lift, to):
     """Frames less others that are not below them, 0 where there is nothing yet."""
     out = ()
     for m in tl.static_range(len(lift)):
-        out = out + (tl.where(lift[m] > float("-inf"), lift[m] - finite(to[m]), 0.0).to(F),)
+        out = out + (tl.where(lift[m] > float("-inf"), lift[m] - finite(to[m]), 0.0),)
     return out
 
 
 @triton.jit
 def lowered(x, lift, S: tl.constexpr, F: tl.constexpr):
-    """Elements in the frames `lift`."""
-    return convert(S.act(x, negative(rest(lift))), F)
+    """Elements, float64, in the frames `lift`."""
+    return convert(S.act(x, negative(convert(rest(lift), tl.float64))), F)
 
 
 @triton.jit
@@ -121,7 +121,7 @@ def far(acc, lift, table, dstride, u, ustride, frames, fstride, low, base, t0, s
     for j0 in range(since, tl.minimum(K, t0 + 1), SB):
         x = sources(u, ustride, frames, fstride, base, t0, j0, ring, S, CP, TB, SB)
         to = higher(lift, x, S, F)
-        acc = S.carry(acc, expand(fall(lift, to, F), 0))
+        acc = S.carry(acc, expand(fall(lift, to), 0))
         lift = to
         d = lines(table, dstride, 1 + j0, at, S.potentials, CP, TB)
         y = ()

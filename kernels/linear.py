@@ -109,7 +109,7 @@ def far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, 
     at = tl.arange(0, TB)[:, None] * (CP + 1) + tl.arange(0, CP)[None, :]
     nothing = tl.zeros([CP], F)
     level = level_zero(nothing, S)
-    lift = unlifted(nothing.to(tl.float64), S)
+    lift = unlifted(nothing, S)
     numbers = constants(S.masses, tl.zeros([TB, CP], F))
     for j0 in range(0, until, SB):
         x = sources(u, ustride, frames, fstride, base, t0, j0, ring, S, CP, TB, SB)
@@ -119,7 +119,7 @@ def far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, 
         for q in tl.static_range(SB - 1):
             p = expand(S.linear(lowered(x[q + 1], to, S, F), level), 0)
             n = plus(n, S.times(p, read(w, (q + 1) * (CP + 1))))
-        acc = S.merge(expand(scaled(fall(lift, to, F), S), 0) + numbers, expand(level, 0) + n)
+        acc = S.merge(expand(scaled(fall(lift, to), S), 0) + numbers, expand(level, 0) + n)
         numbers = take(acc, len(S.weights), len(S.weights) + len(S.masses))
         lift = to
     out = ()

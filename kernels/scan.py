@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from semicrf.kernels.far import after, fall, far, higher, lowered, rest, unlifted
+from semicrf.kernels.far import after, fall, far, higher, rest, unlifted
 from semicrf.kernels.linear import duration_numbers, far_sums, led, transition_numbers
 from semicrf.kernels.primitives import finite
 from semicrf.kernels.state import (
@@ -13,6 +13,7 @@ from semicrf.kernels.state import (
     emissions,
     emitted,
     expand,
+    less,
     negative,
     nothing_yet,
     padded,
@@ -66,16 +67,28 @@ def add_finite(total, x):
 
 
 @triton.jit
-def levels(x, inside, S: tl.constexpr, F: tl.constexpr):
-    """How large a row of elements is, in units of every potential; 0 where that has no meaning."""
+def levels(x, shift, inside, S: tl.constexpr):
+    """How large a row of elements is after `shift`, in units of every potential; 0 where that has no meaning."""
     out = ()
     for m in tl.static_range(S.potentials):
-        level = tl.sum(tl.zeros(inside.shape, tl.float64), 0)
         if S.levels[m] >= 0:
-            top = tl.max(tl.where(inside, x[S.levels[m]].to(F), float("-inf")), 0)
-            level = tl.where(top < float("inf"), finite(top), 0.0).to(tl.float64)
-        out = out + (level,)
+            top = tl.max(tl.where(inside, x[S.levels[m]] + shift[m], float("-inf")), 0)
+            out = out + (tl.where(top < float("inf"), finite(top), 0.0),)
+        else:
+            out = out + (tl.sum(tl.zeros_like(x[0]), 0),)
     return out
+
+
+@triton.jit
+def halves(x, F: tl.constexpr):
+    """Float64 potentials as two numbers in F each, that add up to them."""
+    high = ()
+    low = ()
+    for m in tl.static_range(len(x)):
+        h = x[m].to(F)
+        high = high + (h,)
+        low = low + (tl.where(h == float("-inf"), 0.0, (x[m] - h.to(tl.float64)).to(F)),)
+    return high, low
 
 
 @triton.jit
@@ -196,24 +209,27 @@ def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, ta
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
     e = add_finite(e, now)
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
-    there = plus(plus(convert(ends, tl.float64), e), rest(lift))
-    x = S.act(convert(take(r, 0, S.fields), tl.float64), there)
-    level = levels(x, inside, S, F)
-    a = lowered(x, level, S, F)
+    x = take(r, 0, S.fields)
+    high, more = halves(plus(plus(convert(ends, tl.float64), e), convert(rest(lift), tl.float64)), F)
+    level = levels(x, high, inside, S)
+    a = S.act(x, plus(less(high, level), more))
+    level = convert(level, tl.float64)
     offset = plus(padded(level, level[0], S), offset)
     last = select(t == n, a + offset, last)
     gr = S.finish(lead(a, leads, prev, S))
     v = plus(plus(convert(begins, tl.float64), negative(e)), level)
-    ux = S.act(convert(take(gr, 0, S.fields), tl.float64), v)
-    store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, ux, lab >= 0)
+    x = take(gr, 0, S.fields)
+    store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, S.act(convert(x, tl.float64), v), lab >= 0)
     if KEEP:
         keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S, KEEP)
         keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S, KEEP)
         if KEEP != CHOICES:
             store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
-    to = higher(lift, (ux,), S, F)
-    acc = S.carry(acc, expand(fall(lift, to, F), 0))
-    led = S.single(S.act(expand(lowered(ux, to, S, F), 0), after(d, t, low)), (row - i - 1)[:, None])
+    high, more = halves(v, F)
+    to = higher(lift, (S.act(x, high),), S, F)
+    acc = S.carry(acc, expand(fall(lift, to), 0))
+    x = expand(S.act(x, plus(less(high, rest(to)), more)), 0)
+    led = S.single(S.act(x, after(d, t, low)), (row - i - 1)[:, None])
     return S.merge(acc, led), to, a, level, e, last  # rows up to i gain nothing: there the durations are -inf
 
 
@@ -274,7 +290,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
         store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * CP + lab, base, lab >= 0)
         tl.debug_barrier()
         since = K * 0
-        acc, lift = nothing_yet(tl.zeros([TB, CP], F), S), unlifted(tl.zeros([CP], tl.float64), S)
+        acc, lift = nothing_yet(tl.zeros([TB, CP], F), S), unlifted(tl.zeros([CP], F), S)
         if SUMS:
             since = tl.where(tightest(low) > t0 + 1 - K, 0, tl.minimum(whole, (t0 + SB) // SB * SB))
             acc, lift = far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, since, ring, S, F,

@@ -58,18 +58,22 @@ class Shape:
 
 
 def _act(program: Program) -> str:
-    """Zero where every potential that gates an arc is -inf; no test where the sum comes out as zero by itself."""
+    """Zero where every potential that gates an arc is -inf; no test where the sum comes out as zero by itself, or where
+    a field is not read in an element of zero weight.
+    """
     body, results = straight(program.act, "a[0]")
     zero, gates = program.semiring.zero, [leaf("w", g) for g in range(program.gates)]
-    by_itself = [
-        zero[i] == -math.inf and any(output is Expr("add", (leaf("a", i), gate)) for gate in gates)
+    form = loglinear(program)
+    unread = {m.field for m in form.means if not any(m.shift)} if form else set()
+    fine = [
+        i in unread or (zero[i] == -math.inf and any(output is Expr("add", (leaf("a", i), gate)) for gate in gates))
         for i, output in enumerate(program.act)
     ]
-    if not all(by_itself):
+    if not all(fine):
         body.lines.insert(0, f"forbidden = {_test(program)}")
     written = [
-        result if fine else body.let(f"tl.where(forbidden, {_literal(zero[i])}, {result})")
-        for i, (result, fine) in enumerate(zip(results, by_itself, strict=True))
+        result if ok else body.let(f"tl.where(forbidden, {_literal(zero[i])}, {result})")
+        for i, (result, ok) in enumerate(zip(results, fine, strict=True))
     ]
     return function("act", "a, w", "The product of an element and lifted potentials.", body.lines, written)
 
@@ -164,8 +168,10 @@ def _group(G: int, N: int) -> str:
 
 def _single(form: LogLinear, fields: Sequence[int]) -> str:
     body = Body()
-    first = [body.let(f"x[{f}] - finite(x[{f}])") for f in fields]
-    alone = [_less(f"x[{m.field}]", m.plus, first) for m in form.means]
+    alone = []
+    for m in form.means:  # where its own weight is zero, a mean is not read
+        others = tuple(0.0 if g == m.weight else c for g, c in enumerate(m.plus))
+        alone.append(_less(f"x[{m.field}]", others, [f"(x[{f}] - finite(x[{f}]))" for f in fields]))
     ones = body.let(f"constant(1.0, x[{fields[0]}])")
     return function(
         "single", "x, place", SINGLE, body.lines, [f"x[{f}]" for f in fields] + [ones for _ in fields] + alone
