@@ -6,6 +6,7 @@ window is read KB durations at a time, what leads on in tiles of PB previous lab
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.far import after
 from semicrf.kernels.scan import total
 from semicrf.kernels.state import (

@@ -6,6 +6,7 @@ and edges are written once, those of what arcs share are sums in memory that one
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.arcs import allowed, beginning, leading, required_at, scores
 from semicrf.kernels.scan_vjp import end_bar, pulled_back
 from semicrf.kernels.state import (

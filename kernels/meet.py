@@ -7,6 +7,7 @@ it is held against what must be one: the sum over all segments that cover a posi
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.primitives import finite, log
 from semicrf.kernels.scan_vjp import limits
 from semicrf.kernels.state import _earlier, emissions, positional, row_of, store_grads, transitions, vectors
@@ -176,7 +177,7 @@ def link(starts, ends, start_frame, end_frame, emitted, bound, after, C, size, C
         sums += tl.sum(e, 0)
     least = tl.full([CP], FREE, tl.int32)
     tl.store(scratch[6] + tiles * C + lab, least, mask=lab < C)
-    for back in range(0, tl.cdiv(tiles, NB)):
+    for back in range(tl.cdiv(tiles, NB)):
         j = (tl.cdiv(tiles, NB) - 1 - back) * NB + tl.arange(0, NB)
         at = j[:, None] * C + lab[None, :]
         here = (j < tiles)[:, None] & (lab < C)[None, :]

@@ -2,7 +2,10 @@
 
 import triton
 import triton.language as tl
-from semicrf.kernels.far import after, far, far_sums, higher, lowered, raised, rest
+
+from semicrf.kernels.far import after, fall, far, higher, rest, unlifted
+from semicrf.kernels.linear import duration_numbers, far_sums, led, transition_numbers
+from semicrf.kernels.primitives import finite
 from semicrf.kernels.state import (
     _later,
     constants,
@@ -10,7 +13,9 @@ from semicrf.kernels.state import (
     emissions,
     emitted,
     expand,
+    less,
     negative,
+    nothing_yet,
     padded,
     pick,
     place,
@@ -22,7 +27,7 @@ from semicrf.kernels.state import (
     transitions,
     vectors,
 )
-from semicrf.kernels.table import durations, tabulate, turned, weights
+from semicrf.kernels.table import lines, read, tabulate, turned
 
 NOTHING, ALL, ENDS, CHOICES = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 """What a sweep keeps of every position: no row; all; alpha alone; where its choices were alone."""
@@ -62,16 +67,28 @@ def add_finite(total, x):
 
 
 @triton.jit
-def levels(x, inside, S: tl.constexpr):
-    """How large a row of elements is, in units of every potential; 0 where that has no meaning."""
+def levels(x, shift, inside, S: tl.constexpr):
+    """How large a row of elements is after `shift`, in units of every potential; 0 where that has no meaning."""
     out = ()
     for m in tl.static_range(S.potentials):
-        level = tl.sum(tl.zeros(inside.shape, tl.float64), 0)
         if S.levels[m] >= 0:
-            level = tl.max(tl.where(inside, x[S.levels[m]], float("-inf")), 0)
-            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
-        out = out + (level,)
+            top = tl.max(tl.where(inside, x[S.levels[m]] + shift[m], float("-inf")), 0)
+            out = out + (tl.where(top < float("inf"), finite(top), 0.0),)
+        else:
+            out = out + (tl.sum(tl.zeros_like(x[0]), 0),)
     return out
+
+
+@triton.jit
+def halves(x, F: tl.constexpr):
+    """Float64 potentials as two numbers in F each, that add up to them."""
+    high = ()
+    low = ()
+    for m in tl.static_range(len(x)):
+        h = x[m].to(F)
+        high = high + (h,)
+        low = low + (tl.where(h == float("-inf"), 0.0, (x[m] - h.to(tl.float64)).to(F)),)
+    return high, low
 
 
 @triton.jit
@@ -79,7 +96,7 @@ def gauged(a, inside, S: tl.constexpr):
     """The means that the best label of a row has: what a gauge takes from all of them."""
     out = ()
     for i in tl.static_range(len(S.gauges)):
-        weight = tl.where(inside, a[S.weights[i]], float("-inf"))
+        weight = tl.where(inside, a[S.weighing[i]], float("-inf"))
         best = (weight > float("-inf")) & (weight == tl.max(weight, 0))
         level = tl.max(tl.where(best, a[S.gauges[i]], float("-inf")), 0)
         out = out + (tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0).to(tl.float64),)
@@ -138,6 +155,39 @@ def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr, KEEP: 
     store_tuple(kept[3], strides[1], lab, none, inside)
 
 
+MIXED = tl.constexpr(32)
+"""The fewest labels, filled up, whose transitions are sums of products: fewer need less than these do beforehand."""
+
+
+@triton.jit
+def transitions_read(parts, P: tl.constexpr, b, table, dstride, span, C, S: tl.constexpr, F: tl.constexpr,
+                     CP: tl.constexpr):  # fmt: skip
+    """What `lead` reads: transitions, their numbers, the largest to each label and whether all are near it."""
+    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    w = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
+    if P.backwards:
+        w = turned(w, table, dstride, prev[:, None], lab[None, :], span, CP)
+    if S.levelled and CP >= MIXED:
+        n, most, close = transition_numbers(w, prev, lab, C, S, F, CP)
+        return w, n, most, close
+    else:
+        return w, w, w, True
+
+
+@triton.jit
+def lead(a, leads, prev, S: tl.constexpr):
+    """The accumulators of what elements (previous labels) lead to, by next label."""
+    w, n, most, close = leads
+    if S.levelled and w[0].shape[0] >= MIXED:
+        if close:
+            acc = led(a, n, most, S)
+        else:
+            acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    else:
+        acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    return acc
+
+
 @triton.jit
 def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, table, dstride, u, ustride, kept,
          strides, T, C, ring, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
@@ -152,33 +202,35 @@ def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, ta
     prev = tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
-    k = row - i
-    d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+    at = row[:, None] * (CP + 1) + lab[None, :]
+    d = read(lines(table, dstride, -i, at, S.potentials, CP, TB), 0)
     now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
     ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
     e = add_finite(e, now)
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
-    there = plus(plus(convert(ends, tl.float64), e), rest(lift))
-    x = S.move(convert(take(r, 0, S.fields), tl.float64), padded(there, e[0], S))
-    level = levels(x, inside, S)
-    a = lowered(x, level, S, F)
+    x = take(r, 0, S.fields)
+    high, more = halves(plus(plus(convert(ends, tl.float64), e), convert(rest(lift), tl.float64)), F)
+    level = levels(x, high, inside, S)
+    a = S.act(x, plus(less(high, level), more))
+    level = convert(level, tl.float64)
     offset = plus(padded(level, level[0], S), offset)
     last = select(t == n, a + offset, last)
-    gr = S.finish(S.group(S.act(expand(a, 1), leads), prev[:, None], 0))
+    gr = S.finish(lead(a, leads, prev, S))
     v = plus(plus(convert(begins, tl.float64), negative(e)), level)
-    ux = S.move(convert(take(gr, 0, S.fields), tl.float64), padded(v, e[0], S))
-    store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
+    x = take(gr, 0, S.fields)
+    store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, S.act(convert(x, tl.float64), v), lab >= 0)
     if KEEP:
         keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S, KEEP)
         keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S, KEEP)
         if KEEP != CHOICES:
             store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
-    to = higher(lift, ux, S)
-    acc = raised(acc, lift, to, S, F)
-    led = S.act(expand(lowered(ux, to, S, F), 0), after(d, t, low))
-    led = S.single(led, (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
-    return select((row > i)[:, None], S.merge(acc, led), acc), to, a, level, e, last
+    high, more = halves(v, F)
+    to = higher(lift, (S.act(x, high),), S, F)
+    acc = S.carry(acc, expand(fall(lift, to), 0))
+    x = expand(S.act(x, plus(less(high, rest(to)), more)), 0)
+    led = S.single(S.act(x, after(d, t, low)), (row - i - 1)[:, None])
+    return S.merge(acc, led), to, a, level, e, last  # rows up to i gain nothing: there the durations are -inf
 
 
 @triton.jit
@@ -201,23 +253,21 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
     durations many, so that sums of products pay.
     """
-    row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    row, lab = tl.arange(0, TB), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
     R = ring + 1
-    ustride, fstride = B * R * C, B * (R // TB) * C
-    u += b * R * C
-    frames += b * (R // TB) * C
+    ustride, fstride = B * R * CP, B * (R // TB) * CP
+    u += b * R * CP
+    frames += b * (R // TB) * CP
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     span = K + 3 * TB + SB + 1
-    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
-    if P.backwards:
-        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
+    leads = transitions_read(parts, P, b, table, dstride, span, C, S, F, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
-    top = whole  # read where these are
+    most = whole  # read where these are
     if SUMS:
         tl.debug_barrier()
-        top, close = weights(table, K, C, span, F, CP, TB)
+        most, close = duration_numbers(table, dstride, span, K, C, S, F, CP, TB)
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
@@ -225,30 +275,28 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     offset = constants(S.fixed, tl.sum(tl.zeros([CP], tl.float64), 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
     v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
-    store_tuple(u, ustride, lab, convert(S.act(x, v), tl.float64), inside)
-    store_tuple(frames, fstride, lab, base, inside)
-    last = constants(S.zero, nothing) + offset
     a = constants(S.zero, nothing)
+    last = a + offset
+    far_away = convert(a, tl.float64)
+    store_tuple(u + ring * CP, ustride, lab, convert(S.act(x, v), tl.float64), lab >= 0)  # source s lies at s - 1
+    for q in tl.static_range(1, SB):
+        store_tuple(u + (ring - q) * CP, ustride, lab, far_away, lab >= 0)
+    store_tuple(frames, fstride, lab, base, lab >= 0)
     if KEEP:
         keep_first(kept, strides, b, lab, inside, x, offset, S, KEEP)
     for t0 in range(0, n, TB):
         _, holes = emissions(parts, P, b, t0, n, row, lab, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
-        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
+        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * CP + lab, base, lab >= 0)
         tl.debug_barrier()
-        if tightest(low) > t0 + 1 - K:
-            acc, lift = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP,
-                            TB, SB)  # fmt: skip
-        else:
-            since = tl.minimum(whole, (t0 + SB) // SB * SB)
-            acc, lift = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False,
-                            CP, TB, SB)  # fmt: skip
-            if SUMS:
-                more, level_of = far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since, C,
-                                          ring, S, F, CP, TB, SB)  # fmt: skip
-                to = higher(lift, level_of, S)
-                acc = S.merge(raised(acc, lift, to, S, F), raised(more, level_of, to, S, F))
-                lift = to
+        since = K * 0
+        acc, lift = nothing_yet(tl.zeros([TB, CP], F), S), unlifted(tl.zeros([CP], F), S)
+        if SUMS:
+            since = tl.where(tightest(low) > t0 + 1 - K, 0, tl.minimum(whole, (t0 + SB) // SB * SB))
+            acc, lift = far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, since, ring, S, F,
+                                 CP, TB, SB)  # fmt: skip
+        acc, lift = far(acc, lift, table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, ring, S, F, CP,
+                        TB, SB)  # fmt: skip
         e = constants(S.still, tl.zeros([CP], tl.float64))
         level = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
         for i in range(TB):
@@ -299,5 +347,5 @@ def scan_both(
     else:
         R = B * (ring + 1)
         kept, strides = rows_of(b, B, wide, length, ahead, g, alpha_id, g_id, ahead_offsets)
-        u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
+        u, frames, table = u + R * CP, frames + (R // TB) * CP, table + B * pitch * (CP + 1)
         sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, ENDS, SUMS, CP, TB, SB)

@@ -2,6 +2,7 @@
 
 import triton
 import triton.language as tl
+
 from semicrf.kernels.scan import rows_of
 from semicrf.kernels.state import (
     _earlier,

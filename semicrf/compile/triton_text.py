@@ -56,6 +56,11 @@ def function(name: str, parameters: str, doc: str, lines: Sequence[str], results
     return f"@triton.jit\ndef {name}({parameters}):\n{body}\n"
 
 
+def combining(name: str, left: Sequence[str], right: Sequence[str], result: str) -> str:
+    """The text of what combines two tuples of scalars, in a reduction."""
+    return f"@triton.jit\ndef {name}({', '.join([*left, *right])}):\n    return {result}\n"
+
+
 def straight(outputs: Sequence[Expr], like: str, body: Body | None = None) -> tuple[Body, list[str]]:
     """Straight-line code from leaves ``kind[i]``, and the names of the outputs."""
     body = body or Body()

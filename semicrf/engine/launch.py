@@ -23,7 +23,14 @@ NAMES = (
     "weigh",
 )  # fmt: skip
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl}
+TOGETHER = tl.constexpr(not INTERPRETED)
+"""Whether tuples are reduced at once: the interpreter would take one number at a time."""
+HARDWARE = {} if INTERPRETED or torch.version.hip else {"exp": primitives.exp_ptx, "log": primitives.log_ptx}
+"""What generated functions call by other names on NVIDIA's GPUs: a third of the instructions for an exponential, a
+tenth for a logarithm.
+"""
+ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl, "TOGETHER": TOGETHER}
+ENVIRONMENT |= HARDWARE
 
 
 class Constant:
@@ -93,8 +100,11 @@ def namespace(program: Program, places: bool) -> Constant:
     bare = made.bare and not places
     functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add", "carry")}
     functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "move", "sum_vjp", "add_fields", "add_potentials")}
+    if made.weights:
+        functions |= {f: getattr(module, f) for f in ("totals", "linear", "times")}
     members = functions | {
-        "together": tl.constexpr(not INTERPRETED),
+        "together": TOGETHER,
+        "framed": tl.constexpr(bool(made.weights)),
         "fields": tl.constexpr(made.fields),
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),
@@ -109,10 +119,14 @@ def namespace(program: Program, places: bool) -> Constant:
         "far": _numbers((2.0**30,) * made.potentials),
         "unbounded": _numbers((0,) * made.potentials),
         "levels": _numbers(made.levels),
-        "gauges": _numbers(made.gauges),
+        "levelled": tl.constexpr(made.levelled),
         "weights": _numbers(made.weights),
+        "scales": _numbers(made.scales),
+        "gauges": _numbers(made.gauges),
+        "weighing": _numbers(made.weighing),
         "shifts": tl.constexpr(made.potentials + len(made.gauges)),
         "fixed": _numbers((0.0,) * (made.potentials + len(made.gauges))),
+        "masses": _numbers((0.0,) * (made.numbers)),
     }
     return Constant(f"{module.__name__}{'.bare' * bare}", members)
 

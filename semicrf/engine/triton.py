@@ -170,12 +170,14 @@ def _sweep(
     if keep == ENDS:
         state = state._replace(ahead=new(1, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
     rows = 2 * K + cut.table
-    u, frames = new(sides, d, B, cut.ring, C), new(sides, shifts(program), B, cut.ring // cut.rows, C)
-    table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
+    sums = shape(program).levelled and cut.sums(K)
+    u = new(sides, d, B, cut.ring, cut.labels)
+    frames = new(sides, shifts(program), B, cut.ring // cut.rows, cut.labels)
+    table = new(sides, max(p, shape(program).numbers) if sums else p, B, rows, cut.labels + 1, dtype=dtype)
     blank = state.alpha if keep in (ALL, ENDS) else _none(lengths.device, dtype, 0, B)
     stored = (value, blank, blank if keep != ALL else state.g, *state[3:7])
     scratch = u, frames, table
-    tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
+    tile = sums, cut.labels, cut.rows, cut.group
     if keep == ENDS:
         layouts = parts.layout, parts.reversed
         given = parts.tensors, lengths, *stored, *state[7:], *scratch

@@ -87,7 +87,12 @@ def gradients(
     wanted: list[set[str]], dtype: torch.dtype,
 ) -> Counts:  # fmt: skip
     """Gradients of the logarithm of a sum, from a state that has both directions."""
-    B, cuts, parts, tile = lengths.shape[0], Cuts.of(lengths.shape[0], T, K, C), parts_of(models), known(K, C, INTERPRETED)
+    B, cuts, parts, tile = (
+        lengths.shape[0],
+        Cuts.of(lengths.shape[0], T, K, C),
+        parts_of(models),
+        known(K, C, INTERPRETED),
+    )
 
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
