@@ -98,9 +98,9 @@ def positions(
 
 @triton.jit(do_not_specialize=["T", "K", "C", "b0", "origin", "first", "own", "stop", "span", "cuts", "every"])
 def segment_counts(
-    parts, grads, lengths, cotangent, value, deviation, starts, ends, start_frame, end_frame, emitted, bound,
-    after, T, K, C, b0, origin, first, own, stop, span, cuts, every, P: tl.constexpr, G: tl.constexpr,
-    F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, KB: tl.constexpr, SB: tl.constexpr,
+    parts, grads, lengths, cotangent, value, deviation, starts, ends, emitted, bound, after, T, K, C, b0, origin, first,
+    own, stop, span, cuts, every, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """Gradients of durations: KB of them a program, over the segments that start in `span` positions from `first` on,
     before `own`; spans are summed later.
@@ -109,7 +109,7 @@ def segment_counts(
     b, wide = b0 + local, C.to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
     c = given(cotangent, value, b)
-    scratch = scratch_of(local, stop - origin, C, starts, ends, start_frame, end_frame, emitted, bound, after, TB)
+    scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
     lab = tl.arange(0, CP)
     k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
     d = duration_scores(parts, P, b, k[:, None], lab[None, :], K, C, F)
@@ -117,16 +117,14 @@ def segment_counts(
     begin = first + tl.program_id(2) * span
     for s0 in range(begin, tl.minimum(tl.minimum(begin + span, own), n), SB):
         s = s0 + tl.arange(0, SB)
-        x, top, longest = sources(scratch, s, s0, origin, (s < n)[:, None] & (lab < C)[None, :], C, CP, TB)
+        x, top, longest = sources(scratch, s, s0, origin, (s < n)[:, None] & (lab < C)[None, :], C, F, CP, TB)
         weight = (correction(deviation, b, s, n, cuts, every) * c).to(F)
         t = s[None, :] + k[:, None]
         here = ((t <= n) & (s < tl.minimum(n, own))[None, :])[:, :, None] & (k[:, None, None] <= longest[None, :, :])
         here = here & (k <= K)[:, None, None] & (lab < C)[None, None, :]
         at = (t - origin)[:, :, None] * wide + lab[None, None, :]
-        y = tl.load(scratch[1] + at, mask=here, other=float("-inf"))
-        tile = ((t - origin) // TB)[:, :, None] * C + lab[None, None, :]
-        shift = top[None, None, :] + tl.load(scratch[3] + tile, mask=here, other=0.0)
-        p = tl.exp((x[None, :, :] + (d[:, None, :] + shift.to(F))) + y)
+        y = tl.load(scratch[1] + at, mask=here, other=float("-inf")) + top[None, None, :]
+        p = tl.exp(x[None, :, :] + (d[:, None, :] + y.to(F)))
         total += tl.sum(tl.where(here, p * weight[None, :, None], 0.0), 1).to(tl.float64)
     at = (b * tl.cdiv(T, span) + begin // span) * (K * wide)
     mask = (k <= K)[:, None] & (lab < C)[None, :] & (begin < own)

@@ -64,91 +64,85 @@ def boundaries(alpha, ahead, leads, first, last, q, n, level, C, F: tl.constexpr
 
 
 @triton.jit
-def frame(x, stored, top_at, mask, lab, C, F: tl.constexpr):
-    """Store float64 rows relative to the largest of each label, and that: what counts loses nothing in F."""
-    top = finite(tl.max(x, 0))
-    tl.store(stored, (x - top[None, :]).to(F), mask=mask)
-    tl.store(top_at + lab, top, mask=lab < C)
-
-
-@triton.jit
-def tile_of(parts, scratch, at, tile, q0, b, n, stop, before, behind, T, C, P: tl.constexpr, F: tl.constexpr,
-            CP: tl.constexpr, TB: tl.constexpr):  # fmt: skip
-    """A tile's sources and targets, in place of what leads there and follows: with the emissions since its first
-    position, so that an arc scores its source, its target and its duration. Its emissions, and bounds.
+def scratch_of(local, size, C, starts, ends, emitted, bound, after, TB: tl.constexpr):
+    """The scratch of one sequence, `size` positions long: what arcs score at their starts and ends, in float64,
+    emissions before each tile, how long segments may be within their tile, and the first bound from each tile on.
     """
-    row, lab = tl.arange(0, TB), tl.arange(0, CP)
-    q = q0 + row
-    mask = (q < stop)[:, None] & (lab < C)[None, :]
-    put = at + row[:, None] * C + lab[None, :]
-    e, _ = emissions(parts, P, b, q0, n, row, lab, T, C, F)
-    e = e[0].to(tl.float64)
-    since = tl.cumsum(e, 0) - e
-    begins = positional(parts, P.segment_start, P, b, q[:, None], n, lab[None, :], T, C, F)[0].to(tl.float64)
-    ends = positional(parts, P.segment_end, P, b, q[:, None] - 1, n, lab[None, :], T, C, F)[0].to(tl.float64)
-    g = tl.load(scratch[0] + put, mask=mask, other=float("-inf")).to(tl.float64)
-    follows = tl.load(scratch[1] + put, mask=mask, other=float("-inf")).to(tl.float64)
-    frame(g + (before[:, None] - since + begins), scratch[0] + put, scratch[2] + tile * C, mask, lab, C, F)
-    frame(follows + (behind[:, None] + since + ends), scratch[1] + put, scratch[3] + tile * C, mask, lab, C, F)
-    tl.store(scratch[4] + tile * C + lab, tl.sum(e, 0), mask=lab < C)
-    free = (tl.full([CP], FREE, tl.int32),)
-    high = limits(parts, P, free, b, q0, n, row, lab, T, C, F)[0]
-    tl.store(scratch[5] + put, tl.minimum(high - q[:, None], 127).to(tl.int8), mask=mask)
-    tl.store(scratch[6] + tile * C + lab, tl.min(high, 0), mask=lab < C)
-
-
-@triton.jit
-def scratch_of(local, size, C, starts, ends, start_frame, end_frame, emitted, bound, after, TB: tl.constexpr):
-    """The scratch of one sequence, `size` positions long."""
     rows, tiles = local * size * C.to(tl.int64), local * (tl.cdiv(size, TB) + 1) * C.to(tl.int64)
-    return (starts + rows, ends + rows, start_frame + tiles, end_frame + tiles, emitted + tiles, bound + rows,
-            after + tiles)  # fmt: skip
+    return starts + rows, ends + rows, emitted + tiles, bound + rows, after + tiles
+
+
+@triton.jit(do_not_specialize=["T", "C", "b0", "origin", "stop", "span"])
+def tiles(
+    parts, lengths, starts, ends, emitted, bound, after, T, C, b0, origin, stop, span, P: tl.constexpr,
+    F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+):  # fmt: skip
+    """What tiles of positions emit by label, and where segments must end."""
+    local = tl.program_id(0).to(tl.int64)
+    b, wide = b0 + local, C.to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
+    row, lab = tl.arange(0, TB), tl.arange(0, CP)
+    begin = origin + tl.program_id(1) * span
+    for q0 in range(begin, tl.minimum(begin + span, stop), TB):
+        q = q0 + row
+        e, _ = emissions(parts, P, b, q0, n, row, lab, T, C, F)
+        tile = scratch[2] + (q0 - origin) // TB * C + lab
+        tl.store(tile, tl.sum(e[0].to(tl.float64), 0), mask=lab < C)
+        high = limits(parts, P, (tl.full([CP], FREE, tl.int32),), b, q0, n, row, lab, T, C, F)[0]
+        put = (q - origin)[:, None] * wide + lab[None, :]
+        near = tl.minimum(high - q[:, None], 127).to(tl.int8)
+        tl.store(scratch[3] + put, near, mask=(q < stop)[:, None] & (lab < C)[None, :])
+        tl.store(scratch[4] + (q0 - origin) // TB * C + lab, tl.min(high, 0), mask=lab < C)
 
 
 @triton.jit(do_not_specialize=["T", "C", "b0", "origin", "first", "own", "stop", "span"])
 def rows(
-    parts, grads, lengths, value, alpha, offsets, ahead, ahead_offsets, starts, ends, start_frame, end_frame,
-    emitted, bound, after, T, C, b0, origin, first, own, stop, span, P: tl.constexpr, G: tl.constexpr,
-    F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
+    parts, grads, lengths, value, alpha, offsets, ahead, ahead_offsets, starts, ends, emitted, bound, after, T, C, b0,
+    origin, first, own, stop, span, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """Probabilities of what starts, ends and leads on at the positions first .. own - 1 of a sequence, as they come;
-    and of all positions origin .. stop - 1, which their segments reach, what arcs between them score.
+    and of all positions origin .. stop - 1, which their segments reach, what arcs score at both ends.
     """
     local = tl.program_id(0).to(tl.int64)
     b, wide = b0 + local, C.to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
     length = T.to(tl.int64)
     alpha, ahead = alpha + b * (length + 1) * wide, ahead + b * (length + 1) * wide
-    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    prev, lab, row = tl.arange(0, CP), tl.arange(0, CP), tl.arange(0, SB)
     leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)[0]
     start = vectors(parts, P.start, P, b, 0, C, lab, lab < C, F)[0]
     end = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)[0]
-    scratch = scratch_of(local, stop - origin, C, starts, ends, start_frame, end_frame, emitted, bound, after, TB)
+    scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
     total = tl.zeros([CP, CP], tl.float64)
     begin = origin + tl.program_id(1) * span
     for q0 in range(begin, tl.minimum(begin + span, stop), TB):
-        place = (q0 - origin) * wide
+        past = tl.load(scratch[2] + (q0 - origin) // TB * C + lab, mask=lab < C, other=0.0)
         for i0 in range(0, TB, SB):
-            i = i0 + tl.arange(0, SB)
-            q = q0 + i
+            q = q0 + i0 + row
             before, behind = kept_of(b, n, q, length, value, offsets, ahead_offsets)
             level = (before + behind).to(F)
             g, follows, started, ended, p = boundaries(alpha, ahead, leads, start, end, q, n, level, C, F, CP)
-            mine = ((q >= first) & (q < own))[:, None] & (lab < C)[None, :]
-            at = q[:, None] * wide + lab[None, :]
+            inside = (lab < C)[None, :]
             total += tl.sum(tl.where(((q >= first) & (q < own))[:, None, None], p, 0.0), 0).to(tl.float64)
-            reach = ((q >= first) & (q <= own) & (q < T))[:, None] & (lab < C)[None, :]  # the cut at `own` reads on
+            mine = ((q >= first) & (q < own))[:, None] & inside
+            at = q[:, None] * wide + lab[None, :]
+            reach = ((q >= first) & (q <= own) & (q < T))[:, None] & inside  # the cut at `own` reads on
             store_grads(grads, G.emission, b, T * wide, at, 0, (started - ended,), reach)
             store_grads(grads, G.segment_start, b, T * wide, at, 0, (started,), mine & (q < T)[:, None])
             store_grads(grads, G.segment_end, b, T * wide, at, -wide, (ended,), mine & (q >= 1)[:, None])
             store_grads(grads, G.start, b, C, at, 0, (started,), mine & (q == 0)[:, None])
             store_grads(grads, G.end, b, C, at, -n * wide, (ended,), mine & (q == n)[:, None])
-            put = place + i[:, None] * C + lab[None, :]
-            tl.store(scratch[0] + put, g, mask=(q < stop)[:, None] & (lab < C)[None, :])
-            tl.store(scratch[1] + put, follows, mask=(q < stop)[:, None] & (lab < C)[None, :])
-        tl.debug_barrier()
-        before, behind = kept_of(b, n, q0 + tl.arange(0, TB), length, value, offsets, ahead_offsets)
-        tile_of(parts, scratch, place, (q0 - origin) // TB, q0, b, n, stop, before, behind, T, C, P, F, CP, TB)
+            e = emissions(parts, P, b, q0 + i0, n, row, lab, T, C, F)[0][0].to(tl.float64)
+            since = past[None, :] + (tl.cumsum(e, 0) - e)
+            past += tl.sum(e, 0)
+            begins = positional(parts, P.segment_start, P, b, q[:, None], n, lab[None, :], T, C, F)[0].to(tl.float64)
+            closes = positional(parts, P.segment_end, P, b, q[:, None] - 1, n, lab[None, :], T, C, F)[0].to(tl.float64)
+            put = (q - origin)[:, None] * wide + lab[None, :]
+            stored = (q < stop)[:, None] & inside
+            tl.store(scratch[0] + put, g.to(tl.float64) + (before[:, None] - since + begins), mask=stored)
+            tl.store(scratch[1] + put, follows.to(tl.float64) + (behind[:, None] + since + closes), mask=stored)
     spans = tl.cdiv(T + 1, span)
     whole = (prev < C)[:, None] & (lab < C)[None, :] & (begin >= first) & (begin < own)
     store_grads(grads, G.transition, b * spans + begin // span, wide * C, prev[:, None] * C + lab[None, :], 0,
@@ -156,48 +150,44 @@ def rows(
 
 
 @triton.jit(do_not_specialize=["C", "size"])
-def link(starts, ends, start_frame, end_frame, emitted, bound, after, C, size, CP: tl.constexpr,
-         TB: tl.constexpr, NB: tl.constexpr):  # fmt: skip
-    """Frames of tiles by what is emitted before them, so that those of any two tiles add up; bounds of all later ones:
-    `after` of a tile is the first bound from it on.
-    """
-    scratch = scratch_of(tl.program_id(0).to(tl.int64), size, C, starts, ends, start_frame, end_frame, emitted,
-                         bound, after, TB)  # fmt: skip
+def link(starts, ends, emitted, bound, after, C, size, CP: tl.constexpr, TB: tl.constexpr, NB: tl.constexpr):
+    """In place of what each tile emits, what is emitted before it; of its first bound, the first from it on."""
+    scratch = scratch_of(tl.program_id(0).to(tl.int64), size, C, starts, ends, emitted, bound, after, TB)
     lab = tl.arange(0, CP)
-    tiles = tl.cdiv(size, TB)
+    count = tl.cdiv(size, TB)
     sums = tl.zeros([CP], tl.float64)
-    for j0 in range(0, tiles, NB):
+    for j0 in range(0, count, NB):
         j = j0 + tl.arange(0, NB)
         at = j[:, None] * C + lab[None, :]
-        here = (j < tiles)[:, None] & (lab < C)[None, :]
-        e = tl.load(scratch[4] + at, mask=here, other=0.0)
-        past = sums[None, :] + tl.cumsum(e, 0) - e
-        tl.store(scratch[2] + at, tl.load(scratch[2] + at, mask=here, other=0.0) - past, mask=here)
-        tl.store(scratch[3] + at, tl.load(scratch[3] + at, mask=here, other=0.0) + past, mask=here)
+        here = (j < count)[:, None] & (lab < C)[None, :]
+        e = tl.load(scratch[2] + at, mask=here, other=0.0)
+        tl.store(scratch[2] + at, sums[None, :] + tl.cumsum(e, 0) - e, mask=here)
         sums += tl.sum(e, 0)
     least = tl.full([CP], FREE, tl.int32)
-    tl.store(scratch[6] + tiles * C + lab, least, mask=lab < C)
-    for back in range(tl.cdiv(tiles, NB)):
-        j = (tl.cdiv(tiles, NB) - 1 - back) * NB + tl.arange(0, NB)
+    tl.store(scratch[4] + count * C + lab, least, mask=lab < C)
+    for back in range(0, tl.cdiv(count, NB)):
+        j = (tl.cdiv(count, NB) - 1 - back) * NB + tl.arange(0, NB)
         at = j[:, None] * C + lab[None, :]
-        here = (j < tiles)[:, None] & (lab < C)[None, :]
-        found = tl.load(scratch[6] + at, mask=here, other=FREE)
+        here = (j < count)[:, None] & (lab < C)[None, :]
+        found = tl.load(scratch[4] + at, mask=here, other=FREE)
         found = tl.minimum(tl.associative_scan(found, 0, _earlier, reverse=True), least[None, :])
-        tl.store(scratch[6] + at, found, mask=here)
+        tl.store(scratch[4] + at, found, mask=here)
         least = tl.min(found, 0)
 
 
 @triton.jit
-def sources(scratch, s, s0, origin, mask, C, CP: tl.constexpr, TB: tl.constexpr):
-    """Sources s0 .. of one tile (rows, labels), the tile's frame, and how long their segments may be."""
+def sources(scratch, s, s0, origin, mask, C, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
+    """Starts s of one tile (rows, labels), relative to the largest of each label, so that what counts loses nothing in
+    F; that; and how long their segments may be.
+    """
     lab = tl.arange(0, CP)
     at = (s[:, None] - origin) * C.to(tl.int64) + lab[None, :]
-    tile = (s0 - origin) // TB
     x = tl.load(scratch[0] + at, mask=mask, other=float("-inf"))
-    top = tl.load(scratch[2] + tile * C + lab, mask=lab < C, other=0.0)
-    near = tl.load(scratch[5] + at, mask=mask, other=0).to(tl.int32)
-    later = tl.load(scratch[6] + (tile + 1) * C + lab, mask=lab < C, other=0)[None, :] - s[:, None]
-    return x, top, tl.where(near < 127, near, later)
+    top = finite(tl.max(x, 0))
+    near = tl.load(scratch[3] + at, mask=mask, other=0).to(tl.int32)
+    tile = (s0 - origin) // TB
+    later = tl.load(scratch[4] + (tile + 1) * C + lab, mask=lab < C, other=0)[None, :] - s[:, None]
+    return (x - top[None, :]).to(F), top, tl.where(near < 127, near, later)
 
 
 @triton.jit
@@ -213,7 +203,7 @@ def duration_scores(parts, P: tl.constexpr, b, k, lab, K, C, F: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T", "K", "C", "b0", "origin", "stop", "cut0", "cuts", "every"])
 def cover(
-    parts, lengths, starts, ends, start_frame, end_frame, emitted, bound, after, covered, T, K, C, b0, origin,
+    parts, lengths, starts, ends, emitted, bound, after, covered, T, K, C, b0, origin,
     stop, cut0, cuts, every, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """The probability that each label covers the position of a cut, `every` so many, the last position among them:
@@ -223,7 +213,7 @@ def cover(
     b = b0 + local
     n = tl.load(lengths + b).to(tl.int32)
     j = tl.minimum(i * every, n - 1)
-    scratch = scratch_of(local, stop - origin, C, starts, ends, start_frame, end_frame, emitted, bound, after, TB)
+    scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
     lab, row = tl.arange(0, CP), tl.arange(0, SB)
     total = tl.zeros([CP], tl.float64)
     least = tl.where((i - 1) * every > n - 1, FREE, tl.maximum(j - K + 1, 0))  # nothing past the last cut
@@ -232,16 +222,15 @@ def cover(
         if s0 + SB > least:
             s = s0 + row
             x, top, longest = sources(scratch, s, s0, origin, ((s >= least) & (s <= j))[:, None] & (lab < C)[None, :],
-                                      C, CP, TB)  # fmt: skip
+                                      C, F, CP, TB)  # fmt: skip
             for t0 in range((j + 1) // SB * SB, tl.minimum(tl.minimum(n, s0 + SB - 1 + K) + 1, stop), SB):
                 t = t0 + row
                 mask = ((t > j) & (t <= n) & (t < stop))[:, None] & (lab < C)[None, :]
                 at = (t[:, None] - origin) * C.to(tl.int64) + lab[None, :]
-                y = tl.load(scratch[1] + at, mask=mask, other=float("-inf"))
-                shift = top + tl.load(scratch[3] + (t0 - origin) // TB * C + lab, mask=lab < C, other=0.0)
+                y = tl.load(scratch[1] + at, mask=mask, other=float("-inf")) + top[None, :]
                 k = (t[None, :] - s[:, None])[:, :, None]
-                d = duration_scores(parts, P, b, k, lab[None, None, :], K, C, F) + shift.to(F)[None, None, :]
-                p = tl.exp((x[:, None, :] + d) + y[None, :, :])
+                d = duration_scores(parts, P, b, k, lab[None, None, :], K, C, F)
+                p = tl.exp(x[:, None, :] + (d + y.to(F)[None, :, :]))
                 p = tl.where(k <= longest[:, None, :], p, 0.0)
                 total += tl.sum(tl.sum(p, 0), 0).to(tl.float64)
     at = ((b * cuts + i) * tl.num_programs(2) + z) * C + lab

@@ -26,12 +26,12 @@ SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
     **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets", "u"), "*fp64"),
-    **dict.fromkeys(("start_frame", "end_frame", "emitted", "sums", "carry", "covered", "anchor", "deviation"), "*fp64"),
+    **dict.fromkeys(("starts", "ends", "emitted", "sums", "carry", "covered", "anchor", "deviation"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
     "limit": "*i16",
     "bound": "*i8",
     "after": "*i32",
-    **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into", "starts", "ends"), "*fp32"),
+    **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
     **dict.fromkeys(("b0", "origin", "first", "own", "stop", "size", "shares", "cut0", "cuts", "every"), "i32"),
     "lengths": "*i64",
@@ -116,6 +116,7 @@ def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
             capability,
             cut.warps,
         ),
+        "tiles": built(meet.tiles, reads, capability, 4),
         "rows": built(meet.rows, writes | {"SB": squares(C)}, capability, 8),
         "link": built(meet.link, {"CP": given["CP"], "TB": rows.rows, "NB": 32}, capability, 4),
         "cover": built(meet.cover, reads | group, capability, 4),

@@ -4,7 +4,7 @@ is stored on the way. `semicrf.kernels.meet` has the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from semicrf.engine.reference import State
 from semicrf.kernels import counts, meet
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
-ROWS, LINK, COVER, SETTLE, POSITIONS, SEGMENTS = map(
-    Kernel, (meet.rows, meet.link, meet.cover, meet.settle, counts.positions, counts.segment_counts)
+TILES, ROWS, LINK, COVER, SETTLE, POSITIONS, SEGMENTS = map(
+    Kernel, (meet.tiles, meet.rows, meet.link, meet.cover, meet.settle, counts.positions, counts.segment_counts)
 )
 EVERY = 8 if INTERPRETED else 1024
 """Positions from one cut to the next, at least: what is between drifts by less than 1e-5 in float32."""
@@ -62,7 +62,7 @@ class Cuts(NamedTuple):
 
 def runs(B: int, T: int, K: int, C: int, cuts: Cuts) -> Iterator[Run]:
     """Runs whose scratch is small beside the emissions."""
-    room, whole = max(SMALL, B * T * C // 8), (T + 1) * C
+    room, whole = max(SMALL, B * T * C // 16), (T + 1) * C
     if whole <= room:
         for b0 in range(0, B, room // whole):
             yield Run(b0, min(room // whole, B - b0), 0, T + 1, 0, T + 1)
@@ -107,44 +107,35 @@ def gradients(
     layouts, sizes = (parts.layout, grads.layout, REAL[dtype], tile.labels), (tile.labels, tile.rows)
     for run in runs(B, T, K, C, cuts):
         size, scratch = run.stop - run.origin, _scratch(run, C, tile.rows, new)
-        numbers = T, C, *run[:1], run.origin, run.first, run.own, run.stop, cuts.span
-        ROWS(
-            (run.B, -(-size // cuts.span), 1),
-            (*given, state.value, state.alpha, state.offset, state.ahead, state.ahead_offset, *scratch),
-            numbers, (*layouts, tile.rows, min(tile.rows, squares(C))), tile.warps,
-        )  # fmt: skip
+        grid, where = (run.B, -(-size // cuts.span), 1), (T, C, run.b0, run.origin)
+        shape = *layouts[:1], REAL[dtype], *sizes
+        TILES(grid, (parts.tensors, lengths, *scratch), (*where, run.stop, cuts.span), shape, 4)
         LINK((run.B, 1, 1), scratch, (C, size), (*sizes, 4 if INTERPRETED else 32), 4)
+        kept = state.value, state.alpha, state.offset, state.ahead, state.ahead_offset
+        bounds = run.first, run.own, run.stop
+        steps = *layouts, tile.rows, min(tile.rows, squares(C))
+        ROWS(grid, (*given, *kept, *scratch), (*where, *bounds, cuts.span), steps, tile.warps)
         cut0 = run.first // cuts.every + (run.first > 0)
         last = cuts.cuts - 1 if run.own > T else run.own // cuts.every
-        here = run.B, last - cut0 + 1
-        COVER(
-            (*here, shares), (parts.tensors, lengths, *scratch, covered),
-            (T, K, C, run.b0, run.origin, run.stop, cut0, cuts.cuts, cuts.every),
-            (parts.layout, REAL[dtype], *sizes, group), 4,
-        )  # fmt: skip
-        SETTLE(
-            (*here, 1), (*given, covered, anchor, deviation),
-            (T, C, run.b0, shares, cut0, cuts.cuts, cuts.every), (grads.layout, tile.labels), 1,
-        )  # fmt: skip
+        here, every = (run.B, last - cut0 + 1), (cuts.cuts, cuts.every)
+        numbers = T, K, C, run.b0, run.origin, run.stop, cut0, *every
+        COVER((*here, shares), (parts.tensors, lengths, *scratch, covered), numbers, (*shape, group), 4)
+        numbers = T, C, run.b0, shares, cut0, *every
+        SETTLE((*here, 1), (*given, covered, anchor, deviation), numbers, (grads.layout, tile.labels), 1)
         if "duration" in wanted[0]:
-            SEGMENTS(
-                (run.B, -(-K // 4), -(-(min(run.own, T) - run.first) // cuts.starts)),
-                (*given, *seeds, deviation, *scratch),
-                (T, K, C, *run[:1], run.origin, run.first, run.own, run.stop, cuts.starts, cuts.cuts, cuts.every),
-                (*layouts, tile.rows, 4, group), 4,
-            )  # fmt: skip
-    POSITIONS(
-        (B, cuts.cuts - 1, 1), (*given, *seeds, anchor, deviation), (T, C, cuts.cuts, cuts.every, cuts.span),
-        (*layouts, tile.rows), 4,
-    )  # fmt: skip
+            grid = run.B, -(-K // 4), -(-(min(run.own, T) - run.first) // cuts.starts)
+            numbers = T, K, C, run.b0, run.origin, *bounds, cuts.starts, *every
+            SEGMENTS(grid, (*given, *seeds, deviation, *scratch), numbers, (*layouts, tile.rows, 4, group), 4)
+    grid, numbers = (B, cuts.cuts - 1, 1), (T, C, cuts.cuts, cuts.every, cuts.span)
+    POSITIONS(grid, (*given, *seeds, anchor, deviation), numbers, (*layouts, tile.rows), 4)
     found = {n: summed(sums[0][n], models[0][n], n in spans) for n in wanted[0]}
     return Counts([found], deviation)
 
 
-def _scratch(run: Run, C: int, rows: int, new) -> tuple[Tensor, ...]:
-    """Sources, targets, their frames by tile, emissions by tile, bounds by position and by tile."""
+def _scratch(run: Run, C: int, rows: int, new: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+    """What `semicrf.kernels.meet.scratch_of` divides among sequences."""
     size = run.stop - run.origin
     tiles = -(-size // rows) + 1
-    frames = (new(run.B, tiles, C, dtype=torch.float64) for _ in range(3))
+    starts, ends = (new(run.B, size, C, dtype=torch.float64) for _ in range(2))
     bounds = new(run.B, size, C, dtype=torch.int8), new(run.B, tiles, C, dtype=torch.int32)
-    return new(run.B, size, C), new(run.B, size, C), *frames, *bounds
+    return starts, ends, new(run.B, tiles, C, dtype=torch.float64), *bounds
