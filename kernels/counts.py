@@ -59,17 +59,17 @@ def positions(
         lack = tl.load(goal, mask=lab < C, other=0.0) - mass
         if right == stop:  # the row of the next cut is another program's
             step = tl.load(goal + C, mask=lab < C, other=0.0)
-            lack -= step * tl.exp(-tl.load(deviation + b * cuts + i + 1))
+            lack -= step * tl.exp(-tl.load(deviation + b * cuts + i + 1).to(F))
         for q0 in range(begin, tl.minimum(right + 1, stop), TB):
             q = q0 + row
-            weight = correction(deviation, b, q, n, cuts, every)[:, None]
+            weight = correction(deviation, b, q, n, cuts, every, F)[:, None]
             here = ((q > left) & (q <= right) & (q < stop))[:, None] & inside
             x = tl.load(flow + q[:, None] * wide + lab[None, :], mask=here, other=0.0)
             lack -= tl.sum(x.to(tl.float64) * weight, 0)
         each = lack / tl.maximum(right - left, 1).to(tl.float64)
         for q0 in range(begin, tl.minimum(stop, T), TB):
             q = q0 + row
-            weight = correction(deviation, b, q, n, cuts, every)[:, None]
+            weight = correction(deviation, b, q, n, cuts, every, F)[:, None]
             here = ((q > left) & (q <= right) & (q < stop))[:, None] & inside
             x = tl.load(flow + q[:, None] * wide + lab[None, :], mask=here, other=0.0).to(tl.float64) * weight
             x = tl.where(here, x + each[None, :], 0.0)
@@ -82,7 +82,7 @@ def positions(
             tl.store(flow + q[:, None] * wide + lab[None, :], whole.to(F), mask=mine)
     for q0 in range(begin, stop, TB):
         q = q0 + row
-        weight = (correction(deviation, b, q, n, cuts, every) * c).to(F)[:, None]
+        weight = (correction(deviation, b, q, n, cuts, every, F) * c).to(F)[:, None]
         at = origin + q[:, None] * wide + lab[None, :]
         mine = (q < stop)[:, None] & inside
         scaled(grads, G.segment_start, at, weight, mine & (q < T)[:, None])
@@ -91,7 +91,7 @@ def positions(
         scaled(grads, G.start, once, weight, mine & (q == 0)[:, None])
         scaled(grads, G.end, once, weight, mine & (q == n)[:, None])
     for q0 in range(begin, stop, span):
-        weight = correction(deviation, b, tl.minimum(q0 + span // 2, n), n, cuts, every) * c
+        weight = correction(deviation, b, tl.minimum(q0 + span // 2, n), n, cuts, every, F) * c
         at = (b * tl.cdiv(T + 1, span) + q0 // span) * wide * C + lab[:, None] * C + next[None, :]
         scaled(grads, G.transition, at, weight, (lab < C)[:, None] & (next < C)[None, :])
 
@@ -118,7 +118,7 @@ def segment_counts(
     for s0 in range(begin, tl.minimum(tl.minimum(begin + span, own), n), SB):
         s = s0 + tl.arange(0, SB)
         x, top, longest = sources(scratch, s, s0, origin, (s < n)[:, None] & (lab < C)[None, :], C, F, CP, TB)
-        weight = (correction(deviation, b, s, n, cuts, every) * c).to(F)
+        weight = (correction(deviation, b, s, n, cuts, every, F) * c).to(F)
         t = s[None, :] + k[:, None]
         here = ((t <= n) & (s < tl.minimum(n, own))[None, :])[:, :, None] & (k[:, None, None] <= longest[None, :, :])
         here = here & (k <= K)[:, None, None] & (lab < C)[None, None, :]

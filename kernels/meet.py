@@ -262,11 +262,11 @@ def settle(
 
 
 @triton.jit
-def correction(deviation, b, q, n, cuts, every):
+def correction(deviation, b, q, n, cuts, every, F: tl.constexpr):
     """What takes a probability at boundaries q to what it would be without rounding, by the cuts on either side."""
     i = q // every
     left, right = tl.minimum(i * every, n - 1), tl.minimum((i + 1) * every, n - 1)
     low = tl.load(deviation + b * cuts + i, mask=(q >= 0) & (q <= n), other=0.0)
     high = tl.load(deviation + b * cuts + tl.minimum(i + 1, cuts - 1), mask=(q >= 0) & (q <= n), other=0.0)
     part = (q - left).to(tl.float64) / tl.maximum(right - left, 1).to(tl.float64)
-    return tl.exp(-(low + (high - low) * tl.minimum(part, 1.0)))
+    return tl.exp(-(low + (high - low) * tl.minimum(part, 1.0)).to(F))
