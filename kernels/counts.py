@@ -5,8 +5,9 @@ positions and durations take of the segments there.
 import triton
 import triton.language as tl
 
+from semicrf.kernels.frames import highest, leveled, moved
 from semicrf.kernels.meet import correction, duration_scores, given, scratch_of, sources
-from semicrf.kernels.scan_vjp import arc_rows, highest, leveled, moved, pulled_back
+from semicrf.kernels.scan_vjp import arc_rows, pulled_back
 from semicrf.kernels.state import (
     add_up,
     constants,

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from semicrf.kernels.scan import rows_of
+from semicrf.kernels.frames import highest, leveled, moved
 from semicrf.kernels.state import (
     _earlier,
     add_up,
@@ -49,39 +50,6 @@ def limits(parts, P: tl.constexpr, carried, b, s0, n, row, lab, T, C, F: tl.cons
 def pulled_back(g, y, x, w, id, place, S: tl.constexpr):
     """Cotangents of x and of the potentials w, given that of the sum of ``act(x, w)``."""
     return S.act_vjp(S.sum_vjp(g, y, S.act(x, w), id, place), x, w)
-
-
-@triton.jit
-def leveled(x, S: tl.constexpr):
-    """How large elements are in units of every potential, in float64; 0 where that has no meaning."""
-    out = ()
-    for m in tl.static_range(S.potentials):
-        level = tl.zeros(x[0].shape, tl.float64)
-        if S.levels[m] >= 0:
-            level = x[S.levels[m]].to(tl.float64)
-            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
-        out = out + (level,)
-    return out
-
-
-@triton.jit
-def highest(x, S: tl.constexpr):
-    """The largest of every level along the first axis; 0 where there is none."""
-    out = ()
-    for m in tl.static_range(S.potentials):
-        level = tl.sum(tl.zeros(x[0].shape, tl.float64), 0)
-        if S.levels[m] >= 0:
-            level = x[S.levels[m]].to(tl.float64)
-            level = tl.max(tl.where(level < float("inf"), level, float("-inf")), 0)
-            level = tl.where(level > float("-inf"), level, 0.0)
-        out = out + (level,)
-    return out
-
-
-@triton.jit
-def moved(x, by, S: tl.constexpr, F: tl.constexpr):
-    """Elements times potentials in float64, rounded to F after that."""
-    return convert(S.move(convert(x, tl.float64), padded(by, by[0], S)), F)
 
 
 @triton.jit
