@@ -6,15 +6,18 @@ import triton
 import triton.language as tl
 
 from semicrf.kernels.meet import correction, duration_scores, given, scratch_of, sources
-from semicrf.kernels.scan_vjp import arc_rows, pulled_back
+from semicrf.kernels.scan_vjp import arc_rows, highest, leveled, moved, pulled_back
 from semicrf.kernels.state import (
     add_up,
     constants,
+    convert,
     emissions,
     expand,
     in_gauge,
     less,
     load_tuple,
+    negative,
+    padded,
     plus,
     positional,
     store_grads,
@@ -130,55 +133,58 @@ def segment_counts(
     store_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], (total,), mask)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "pitch", "span"])
+@triton.jit(do_not_specialize=["T", "K", "C", "pitch", "first", "own", "ring", "span"])
 def duration_counts(
-    parts, grads, lengths, alpha, g, offsets, alpha_id, rows, limit, frames, table, T, K, C, pitch, span,
-    S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+    parts, grads, lengths, alpha, g, offsets, alpha_id, rows, sums, limit, table, T, K, C, pitch, first, own, ring,
+    span, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of durations: KB of them a program, over `span` sources of one sequence; spans are summed later."""
-    b = tl.program_id(0).to(tl.int64)
-    B = tl.num_programs(0).to(tl.int64)
-    spans = tl.num_programs(2)
+    """Gradients of durations: KB of them a program, over `span` of the sources first .. own - 1 of one sequence; spans
+    are summed later.
+    """
+    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
-    s_first = tl.program_id(2) * span
+    begin = first + tl.program_id(2) * span
     n = tl.load(lengths + b).to(tl.int32)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    labels = C.to(tl.int64)
-    astride, gstride = B * (T + 1) * labels, B * T * labels
-    arc, fstride = arc_rows(b, B, labels, T, rows, limit, frames, S.fields, TB)
-    whole = b * (T + 1) * labels
-    offsets += b * (T + 1)
+    lab, q = tl.arange(0, CP), tl.arange(0, SB)
+    wide, length = C.to(tl.int64), T.to(tl.int64)
+    vstride, gstride, ostride = B * (length + 1) * wide, B * length * wide, B * (length + 1)
+    arc, astride = arc_rows(b, B, wide, rows, sums, limit, ring)
+    whole, levels_at = b * (length + 1) * wide, offsets + b * (length + 1)
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
     k_in = tl.minimum(k, K)[:, None, None]
     d = durations(table + b * pitch * (CP + 1), B * pitch * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
     total = constants(S.still, tl.zeros([KB, CP], F))
-    for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
+    for s0 in range(begin, tl.minimum(tl.minimum(begin + span, own), n), SB):
         s = s0 + q
         starts = (s < n)[:, None] & (lab < C)[None, :]
-        at = s0 * labels + q[:, None] * C + lab[None, :]
-        begins = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
-        v = less(begins, load_tuple(arc[1], astride, at, starts, S.still, F))
-        longest = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
-        gs = load_tuple(g + b * T * labels, gstride, at, starts, S.zero, F)
-        us = expand(S.act(in_gauge(gs, offsets, B * (T + 1), s[:, None], n, s0, S, F), v), 0)
+        put = (s & ring)[:, None] * wide + lab[None, :]
+        begins = convert(positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F), tl.float64)
+        v = less(begins, load_tuple(arc[1], astride, put, starts, S.still, tl.float64))
+        longest = load_tuple(arc[2], astride, put, starts, S.unbounded, tl.int32)
+        us = load_tuple(g + b * length * wide, gstride, s[:, None] * wide + lab[None, :], starts, S.zero, F)
+        us = convert(in_gauge(us, levels_at, ostride, s[:, None], n, s0, S, F), tl.float64)
+        us = S.move(us, padded(v, v[0], S))
+        base = highest(us, S)
+        us = expand(moved(us, expand(negative(base), 0), S, F), 0)
         t = s[None, :, None] + k[:, None, None]
-        here = (t <= n) & inside
-        to = t * labels + lab[None, None, :]
-        y = load_tuple(alpha + whole, astride, to, here, S.zero, F)
-        y = in_gauge(y, offsets, B * (T + 1), t, n, s0, S, F)
-        gy = load_tuple(arc[0], astride, to, here, S.nothing, F)
-        id = load_tuple(alpha_id + whole, astride, to, here, S.nowhere, tl.int32)
-        ends = plus(load_tuple(arc[1], astride, to, here, S.still, F),
-                    positional(parts, P.segment_end, P, b, t - 1, n, lab[None, None, :], T, C, F))  # fmt: skip
-        shift = load_tuple(arc[3], fstride, (t // TB) * C + lab[None, None, :], here, S.still, tl.float64)
-        own = load_tuple(arc[3], fstride, (s // TB)[:, None] * C + lab[None, :], starts, S.still, tl.float64)
+        here = (t <= n) & inside & (s < own)[None, :, None]
+        to, ring_to = t * wide + lab[None, None, :], (t & ring) * wide + lab[None, None, :]
+        y = load_tuple(alpha + whole, vstride, to, here, S.zero, F)
+        y = in_gauge(y, levels_at, ostride, t, n, s0, S, F)
+        gy = load_tuple(arc[0], astride, ring_to, here, S.nothing, F)
+        id = load_tuple(alpha_id + whole, vstride, to, here, S.nowhere, tl.int32)
+        level = leveled(y, S)
+        ends = convert(positional(parts, P.segment_end, P, b, t - 1, n, lab[None, None, :], T, C, F), tl.float64)
+        z = less(plus(ends, load_tuple(arc[1], astride, ring_to, here, S.still, tl.float64)), level)
         w = ()
         for m in tl.static_range(S.potentials):
-            x = d[m] + (ends[m] + (shift[m] - own[m][None, :, :]).to(F))
+            x = d[m] + (z[m] + base[m][None, None, :]).to(F)
             w = w + (tl.where(here & (k[:, None, None] <= longest[m][None, :, :]), x, float("-inf")),)
-        pulled = pulled_back(gy, y, us, w, id, (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32), S)
+        y = moved(y, negative(level), S, F)
+        place = (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32)
+        pulled = pulled_back(gy, y, us, w, id, place, S)
         total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 1, S.potentials))
-    store_grads(grads, G.duration, b * spans + tl.program_id(2), K * labels, 0, (k - 1)[:, None] * C + lab[None, :],
-                total, (k <= K)[:, None] & (lab < C)[None, :])  # fmt: skip
+    at = (b * tl.cdiv(T, span) + begin // span) * (K * wide)
+    mask = (k <= K)[:, None] & (lab < C)[None, :] & (begin < own)
+    store_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], total, mask)

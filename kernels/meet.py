@@ -233,9 +233,9 @@ def cover(
             s = s0 + row
             x, top, longest = sources(scratch, s, s0, origin, ((s >= least) & (s <= j))[:, None] & (lab < C)[None, :],
                                       C, CP, TB)  # fmt: skip
-            for t0 in range((j + 1) // SB * SB, tl.minimum(n, s0 + SB - 1 + K) + 1, SB):
+            for t0 in range((j + 1) // SB * SB, tl.minimum(tl.minimum(n, s0 + SB - 1 + K) + 1, stop), SB):
                 t = t0 + row
-                mask = ((t > j) & (t <= n))[:, None] & (lab < C)[None, :]
+                mask = ((t > j) & (t <= n) & (t < stop))[:, None] & (lab < C)[None, :]
                 at = (t[:, None] - origin) * C.to(tl.int64) + lab[None, :]
                 y = tl.load(scratch[1] + at, mask=mask, other=float("-inf"))
                 shift = top + tl.load(scratch[3] + (t0 - origin) // TB * C + lab, mask=lab < C, other=0.0)

@@ -27,7 +27,7 @@ SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
     **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets", "u"), "*fp64"),
-    **dict.fromkeys(("start_frame", "end_frame", "emitted", "covered", "anchor", "deviation"), "*fp64"),
+    **dict.fromkeys(("start_frame", "end_frame", "emitted", "sums", "carry", "covered", "anchor", "deviation"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
     "limit": "*i16",
     "bound": "*i8",

@@ -121,6 +121,7 @@ def namespace(program: Program, places: bool) -> Constant:
         "nothing": _numbers((0.0,) * made.fields),
         "still": _numbers((0.0,) * made.potentials),
         "unlimited": _numbers((2**31 - 1,) * made.potentials),
+        "far": _numbers((2.0**30,) * made.potentials),
         "unbounded": _numbers((0,) * made.potentials),
         "levels": _numbers(made.levels),
         "levelled": tl.constexpr(made.levelled),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -17,7 +18,7 @@ from semicrf.compile.triton import shape, triton_source
 from semicrf.engine import triton_arcs, triton_counts
 from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of, summed
 from semicrf.engine.layout import UNFACTORED
-from semicrf.engine.plan import TILED, plan
+from semicrf.engine.plan import TILED, Plan, plan, power
 from semicrf.engine.reference import State
 from semicrf.errors import SemiringError
 from semicrf.kernels import counts, walk
@@ -31,7 +32,32 @@ FORWARD, BOTH_WAYS, BACKWARD, DURATIONS, WALK = map(
 BOTH = 256
 """The most sequences that are swept in both directions at once."""
 SPAN = 1024
-"""Sources whose durations one program counts: a constant, so that sums have one order."""
+"""Sources whose durations one program counts, at least."""
+SMALL = 1 << 21
+"""Entries of a scalar that are not worth another run."""
+
+
+class Backward(NamedTuple):
+    """How a reverse sweep is cut into runs, so that what only one of them reads is small beside the emissions; by
+    shapes alone, so that sums have one order.
+    """
+
+    size: int  # positions of a run
+    ring: int  # positions that are kept: those of a run and of the segments that start in it
+    span: int  # sources whose durations one program counts
+
+    @classmethod
+    def of(cls, B: int, T: int, K: int, C: int, cut: Plan) -> Backward:
+        room, span = max(SMALL, B * T * C // 8), SPAN
+        while span < T and B * (T // span) * K * C > max(SMALL, B * T * C // 16):
+            span *= 2
+        reach = K + 2 * cut.rows + cut.group
+        ring = power(T + 1 + cut.rows)
+        while ring // 2 >= reach + span and B * ring * C > room:
+            ring //= 2
+        if ring > T + cut.rows:
+            return cls(T + 1, ring, span)
+        return cls((ring - reach) // span * span, ring, span)
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
@@ -178,18 +204,26 @@ def scan_vjp(
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    spans = {"duration": -(-T // SPAN)}
+    back = Backward.of(B, T, K, C, cut)
+    spans = {"duration": -(-T // back.span)}
     sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="T")
-    limit = new(p, B, T + 1, C, dtype=torch.int16 if K <= 32767 else torch.int32)
-    frames = new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
-    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, 2 * K + cut.table, cut.labels + 1)
+    arc = (
+        new(d, B, back.ring, C),
+        new(p, B, back.ring, C, dtype=torch.float64),
+        new(p, B, back.ring, C, dtype=torch.int16 if K <= 32767 else torch.int32),
+    )
+    carry, table = new(p, B, C + 3, C, dtype=torch.float64), new(p, B, 2 * K + cut.table, cut.labels + 1)
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
-    given = parts.tensors, grads.tensors, lengths
-    BACKWARD((B, 1, 1), (*given, cotangent.contiguous(), *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
-    if any("duration" in w for w in wanted):
-        read = *given, state.alpha, state.g, state.offset, state.alpha_id, *arc
-        numbers = T, K, C, 2 * K + cut.table, SPAN
-        DURATIONS((B, -(-K // 4), spans["duration"]), read, numbers, (*layouts, cut.rows, 4, 4), 4)
+    given, seed = (parts.tensors, grads.tensors, lengths), cotangent.contiguous()
+    for first in reversed(range(0, T + 1, back.size)):
+        own = min(first + back.size, T + 1)
+        numbers = T, K, C, first, own, back.ring - 1
+        BACKWARD((B, 1, 1), (*given, seed, *state[:7], *arc, carry, table), numbers, (*layouts, *tile), cut.warps)
+        if any("duration" in w for w in wanted):
+            read = *given, state.alpha, state.g, state.offset, state.alpha_id, *arc, table
+            numbers = T, K, C, 2 * K + cut.table, first, own, back.ring - 1, back.span
+            grid = B, -(-K // 4), -(-(min(own, T) - first) // back.span)
+            DURATIONS(grid, read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
         {n: summed(sums[m][n], model[n], n in spans) for n in want}
         for m, (model, want) in enumerate(zip(models, wanted, strict=True))
