@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _wide(tiling: Tiling, width: int, reverse: bool) -> Tiling:
     return min(rows, 8), min(group, 2), max(warps, 4 if reverse else 8)
 
 
-@cache
+@lru_cache(maxsize=256)
 def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = False) -> Plan:
     """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
     labels = power(max(C, 2))
