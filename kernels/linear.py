@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 
 from semicrf.kernels.far import fall, higher, lowered, rest, sources, unlifted
-from semicrf.kernels.state import constants, expand, plus, take
-from semicrf.kernels.table import lines, read
+from semicrf.kernels.state import constants, expand, plus, take, transitions
+from semicrf.kernels.table import lines, read, turned
 
 REACH = tl.constexpr(60.0)
 
@@ -91,6 +91,39 @@ def led(a, numbers, most, S: tl.constexpr):
     """The accumulators (next labels) of what elements (previous labels), whose largest is 0, lead to."""
     p = S.linear(a, level_zero(a[0], S))
     return most + S.totals(S.times(expand(p, 1), numbers), 0)
+
+
+MIXED = tl.constexpr(32)
+"""The fewest labels, filled up, whose transitions are sums of products: fewer need less than these do beforehand."""
+
+
+@triton.jit
+def transitions_read(parts, P: tl.constexpr, b, table, dstride, span, C, S: tl.constexpr, F: tl.constexpr,
+                     CP: tl.constexpr):  # fmt: skip
+    """What `lead` reads: transitions, their numbers, the largest to each label and whether all are near it."""
+    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    w = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
+    if P.backwards:
+        w = turned(w, table, dstride, prev[:, None], lab[None, :], span, CP)
+    if S.levelled and CP >= MIXED:
+        n, most, close = transition_numbers(w, prev, lab, C, S, F, CP)
+        return w, n, most, close
+    else:
+        return w, w, w, True
+
+
+@triton.jit
+def lead(a, leads, prev, S: tl.constexpr):
+    """The accumulators of what elements (previous labels) lead to, by next label."""
+    w, n, most, close = leads
+    if S.levelled and w[0].shape[0] >= MIXED:
+        if close:
+            acc = led(a, n, most, S)
+        else:
+            acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    else:
+        acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
+    return acc
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from semicrf.kernels.far import after, fall, far, higher, rest, unlifted
-from semicrf.kernels.linear import duration_numbers, far_sums, led, transition_numbers
+from semicrf.kernels.linear import duration_numbers, far_sums, lead, transitions_read
 from semicrf.kernels.primitives import finite
 from semicrf.kernels.state import (
     _later,
@@ -20,14 +20,12 @@ from semicrf.kernels.state import (
     pick,
     place,
     plus,
-    select,
     starts_required,
     store_tuple,
     take,
-    transitions,
     vectors,
 )
-from semicrf.kernels.table import lines, read, tabulate, turned
+from semicrf.kernels.table import lines, read, tabulate
 
 NOTHING, ALL, ENDS, CHOICES = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 """What a sweep keeps of every position: no row; all; alpha alone; where its choices were alone."""
@@ -155,41 +153,8 @@ def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr, KEEP: 
     store_tuple(kept[3], strides[1], lab, none, inside)
 
 
-MIXED = tl.constexpr(32)
-"""The fewest labels, filled up, whose transitions are sums of products: fewer need less than these do beforehand."""
-
-
 @triton.jit
-def transitions_read(parts, P: tl.constexpr, b, table, dstride, span, C, S: tl.constexpr, F: tl.constexpr,
-                     CP: tl.constexpr):  # fmt: skip
-    """What `lead` reads: transitions, their numbers, the largest to each label and whether all are near it."""
-    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
-    w = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
-    if P.backwards:
-        w = turned(w, table, dstride, prev[:, None], lab[None, :], span, CP)
-    if S.levelled and CP >= MIXED:
-        n, most, close = transition_numbers(w, prev, lab, C, S, F, CP)
-        return w, n, most, close
-    else:
-        return w, w, w, True
-
-
-@triton.jit
-def lead(a, leads, prev, S: tl.constexpr):
-    """The accumulators of what elements (previous labels) lead to, by next label."""
-    w, n, most, close = leads
-    if S.levelled and w[0].shape[0] >= MIXED:
-        if close:
-            acc = led(a, n, most, S)
-        else:
-            acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
-    else:
-        acc = S.group(S.act(expand(a, 1), w), prev[:, None], 0)
-    return acc
-
-
-@triton.jit
-def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, table, dstride, u, ustride, kept,
+def near(parts, b, t, n, i, acc, lift, e, low, offset, leads, table, dstride, u, ustride, kept,
          strides, T, C, ring, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
          TB: tl.constexpr):  # fmt: skip
     """Row i of the tile: it is finished, leads on, and is a source of the rows that follow.
@@ -205,7 +170,7 @@ def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, ta
     at = row[:, None] * (CP + 1) + lab[None, :]
     d = read(lines(table, dstride, -i, at, S.potentials, CP, TB), 0)
     now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
-    ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
+    ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside, F)
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
     e = add_finite(e, now)
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
@@ -215,22 +180,21 @@ def near(parts, b, t, n, i, acc, lift, a, level, e, last, low, offset, leads, ta
     a = S.act(x, plus(less(high, level), more))
     level = convert(level, tl.float64)
     offset = plus(padded(level, level[0], S), offset)
-    last = select(t == n, a + offset, last)
     gr = S.finish(lead(a, leads, prev, S))
     v = plus(plus(convert(begins, tl.float64), negative(e)), level)
     x = take(gr, 0, S.fields)
     store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, S.act(convert(x, tl.float64), v), lab >= 0)
     if KEEP:
-        keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S, KEEP)
+        keep_alpha(kept, strides, t, wide, lab, inside, r, a, S, KEEP)
         keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S, KEEP)
         if KEEP != CHOICES:
-            store_tuple(kept[4] + t, strides[2], 0, offset, t <= n)
+            store_tuple(kept[4] + t, strides[2], 0, offset, b >= 0)
     high, more = halves(v, F)
     to = higher(lift, (S.act(x, high),), S, F)
     acc = S.carry(acc, expand(fall(lift, to), 0))
     x = expand(S.act(x, plus(less(high, rest(to)), more)), 0)
     led = S.single(S.act(x, after(d, t, low)), (row - i - 1)[:, None])
-    return S.merge(acc, led), to, a, level, e, last  # rows up to i gain nothing: there the durations are -inf
+    return S.merge(acc, led), to, a, level, e  # rows up to i gain nothing: there the durations are -inf
 
 
 @triton.jit
@@ -275,12 +239,10 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     offset = constants(S.fixed, tl.sum(tl.zeros([CP], tl.float64), 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
     v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
-    a = constants(S.zero, nothing)
-    last = a + offset
-    far_away = convert(a, tl.float64)
+    a, reached = constants(S.zero, nothing), offset
     store_tuple(u + ring * CP, ustride, lab, convert(S.act(x, v), tl.float64), lab >= 0)  # source s lies at s - 1
     for q in tl.static_range(1, SB):
-        store_tuple(u + (ring - q) * CP, ustride, lab, far_away, lab >= 0)
+        store_tuple(u + (ring - q) * CP, ustride, lab, convert(a, tl.float64), lab >= 0)
     store_tuple(frames, fstride, lab, base, lab >= 0)
     if KEEP:
         keep_first(kept, strides, b, lab, inside, x, offset, S, KEEP)
@@ -299,13 +261,14 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
                         TB, SB)  # fmt: skip
         e = constants(S.still, tl.zeros([CP], tl.float64))
         level = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
-        for i in range(TB):
-            acc, lift, a, level, e, last = near(
-                parts, b, t0 + 1 + i, n, i, acc, lift, a, level, e, last, low, offset, leads, table, dstride, u,
-                ustride, kept, strides, T, C, ring, S, P, F, KEEP, CP, TB,
+        for i in range(tl.minimum(n - t0, TB)):
+            acc, lift, a, level, e = near(
+                parts, b, t0 + 1 + i, n, i, acc, lift, e, low, offset, leads, table, dstride, u, ustride, kept, strides,
+                T, C, ring, S, P, F, KEEP, CP, TB,
             )  # fmt: skip
+        reached = plus(padded(level, level[0], S), offset)
         base, offset, carried = next_tile(base, offset, a, level, e, low, inside, S)
-    return take(last, 0, S.fields), take(last, S.fields, S.fields + S.shifts)
+    return a, reached
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "ring"])

@@ -76,15 +76,20 @@ class Kernel:
 
     def _launch(self, grid: tuple, tensors: Sequence[Any], args: tuple, constants: tuple, warps: int) -> None:
         flat = [t for x in tensors for t in (x if isinstance(x, tuple) else (x,))]
-        if INTERPRETED or any(t.data_ptr() % 16 for t in flat):
+        addresses = 0
+        for t in flat:
+            addresses |= t.data_ptr()
+        if INTERPRETED or addresses % 16:
             self.function[grid](*args, num_warps=warps)
             return
-        key = (tensors[-1].device.index, warps, *constants, *[t.dtype for t in flat[: len(tensors[0])]])
+        index = flat[-1].device.index
+        key = (index, warps, constants, *[t.dtype for t in flat])
         made = self.made.get(key)
         if made is None:
             self.made[key] = self.function[grid](*args, num_warps=warps)
-        else:
-            made[grid](*args)
+        else:  # as made[grid](*args) does, without asking for the device and for hooks
+            stream = torch._C._cuda_getCurrentRawStream(index)
+            made.run(*grid, stream, made.function, made.packed_metadata, None, None, None, *args)
 
 
 def _numbers(values: Sequence[float]) -> Any:
