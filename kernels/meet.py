@@ -7,7 +7,6 @@ it is held against what must be one: the sum over all segments that cover a posi
 
 import triton
 import triton.language as tl
-
 from semicrf.kernels.primitives import finite, log
 from semicrf.kernels.scan_vjp import limits
 from semicrf.kernels.state import _earlier, emissions, positional, row_of, store_grads, transitions, vectors
@@ -165,8 +164,8 @@ def link(starts, ends, emitted, bound, after, C, size, CP: tl.constexpr, TB: tl.
         sums += tl.sum(e, 0)
     least = tl.full([CP], FREE, tl.int32)
     tl.store(scratch[4] + count * C + lab, least, mask=lab < C)
-    for back in range(0, tl.cdiv(count, NB)):
-        j = (tl.cdiv(count, NB) - 1 - back) * NB + tl.arange(0, NB)
+    for later in range(tl.cdiv(count, NB)):
+        j = (tl.cdiv(count, NB) - 1 - later) * NB + tl.arange(0, NB)
         at = j[:, None] * C + lab[None, :]
         here = (j < count)[:, None] & (lab < C)[None, :]
         found = tl.load(scratch[4] + at, mask=here, other=FREE)

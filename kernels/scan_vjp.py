@@ -2,9 +2,8 @@
 
 import triton
 import triton.language as tl
-
-from semicrf.kernels.scan import rows_of
 from semicrf.kernels.frames import highest, leveled, moved
+from semicrf.kernels.scan import rows_of
 from semicrf.kernels.state import (
     _earlier,
     add_up,
