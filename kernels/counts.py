@@ -4,11 +4,12 @@ positions and durations take of the segments there.
 
 import triton
 import triton.language as tl
-
 from semicrf.kernels.frames import highest, leveled, moved
-from semicrf.kernels.meet import correction, duration_scores, given, scratch_of, sources
+from semicrf.kernels.meet import both_rows, correction, duration_scores, given, kept_of, scratch_of, sources
+from semicrf.kernels.primitives import finite
 from semicrf.kernels.scan_vjp import arc_rows, pulled_back
 from semicrf.kernels.state import (
+    add_grads,
     add_up,
     constants,
     convert,
@@ -23,6 +24,7 @@ from semicrf.kernels.state import (
     positional,
     store_grads,
     take,
+    transitions,
 )
 from semicrf.kernels.table import durations
 
@@ -36,10 +38,10 @@ def scaled(grads, which: tl.constexpr, at, weight, mask):
         tl.store(p, x * weight, mask=mask)
 
 
-@triton.jit(do_not_specialize=["T", "C", "cuts", "every", "span"])
+@triton.jit(do_not_specialize=["T", "C", "cuts", "every"])
 def positions(
-    parts, grads, lengths, cotangent, value, anchor, deviation, T, C, cuts, every, span, P: tl.constexpr,
-    G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+    parts, grads, lengths, cotangent, value, anchor, deviation, T, C, cuts, every, P: tl.constexpr, G: tl.constexpr,
+    F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
     """Between two cuts: every probability is corrected, times the cotangent. Those of positions are what has started
     less what has ended since the cut, and what the next cut lacks of that is spread over the way there.
@@ -47,7 +49,7 @@ def positions(
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.load(lengths + b).to(tl.int32)
     c = given(cotangent, value, b)
-    row, lab, next = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    row, lab = tl.arange(0, TB), tl.arange(0, CP)
     wide = C.to(tl.int64)
     inside = (lab < C)[None, :]
     origin = b * T * wide
@@ -91,10 +93,36 @@ def positions(
         once = b * C + lab[None, :] + 0 * q[:, None]
         scaled(grads, G.start, once, weight, mine & (q == 0)[:, None])
         scaled(grads, G.end, once, weight, mine & (q == n)[:, None])
-    for q0 in range(begin, stop, span):
-        weight = correction(deviation, b, tl.minimum(q0 + span // 2, n), n, cuts, every, F) * c
-        at = (b * tl.cdiv(T + 1, span) + q0 // span) * wide * C + lab[:, None] * C + next[None, :]
-        scaled(grads, G.transition, at, weight, (lab < C)[:, None] & (next < C)[None, :])
+
+
+@triton.jit(do_not_specialize=["T", "C", "span", "cuts", "every"])
+def transition_counts(
+    parts, grads, lengths, cotangent, value, alpha, offsets, ahead, ahead_offsets, deviation, T, C, span, cuts, every,
+    P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    """Gradients of transitions over `span` positions of one sequence; spans are summed later."""
+    b, wide = tl.program_id(0).to(tl.int64), C.to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    length = T.to(tl.int64)
+    c = given(cotangent, value, b)
+    alpha, ahead = alpha + b * (length + 1) * wide, ahead + b * (length + 1) * wide
+    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)[0]
+    total = tl.zeros([CP, CP], tl.float64)
+    begin = tl.program_id(1) * span
+    for q0 in range(begin, tl.minimum(begin + span, n), SB):
+        q = q0 + tl.arange(0, SB)
+        before, behind = kept_of(b, n, q, length, value, offsets, ahead_offsets)
+        a, h, here = both_rows(alpha, ahead, q, n, C, CP)
+        x = a[:, :, None] + leads[None, :, :]
+        top = finite(tl.max(x, 1))
+        weight = (correction(deviation, b, q, n, cuts, every, F) * c).to(F)
+        inner = here & ((q >= 1) & (q < n) & (q < begin + span))[:, None]
+        r = tl.where(inner, tl.exp(top + h + (before + behind).to(F)[:, None]), 0.0) * weight[:, None]
+        total += tl.sum(tl.exp(x - top[:, None, :]) * r[:, None, :], 0).to(tl.float64)
+    at = (b * tl.num_programs(1) + tl.program_id(1)) * (wide * C)
+    store_grads(grads, G.transition, 0, 0, at, prev[:, None] * C + lab[None, :], (total,),
+                (prev < C)[:, None] & (lab < C)[None, :])  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "b0", "origin", "first", "own", "stop", "span", "cuts", "every"])
@@ -138,8 +166,8 @@ def duration_counts(
     span, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of durations: KB of them a program, over `span` of the sources first .. own - 1 of one sequence; spans
-    are summed later.
+    """Gradients of durations: KB of them a program, over `span` of the sources first .. own - 1 of one sequence, added
+    to what earlier runs found; spans are summed later.
     """
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
@@ -184,6 +212,6 @@ def duration_counts(
         place = (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32)
         pulled = pulled_back(gy, y, us, w, id, place, S)
         total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 1, S.potentials))
-    at = (b * tl.cdiv(T, span) + begin // span) * (K * wide)
+    at = (b * tl.num_programs(2) + tl.program_id(2)) * (K * wide)
     mask = (k <= K)[:, None] & (lab < C)[None, :] & (begin < own)
-    store_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], total, mask)
+    add_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], total, mask)

@@ -16,10 +16,9 @@ FREE = tl.constexpr(2147483647)
 
 @triton.jit
 def log_sum(x, axis: tl.constexpr):
-    """log sum exp along an axis; its terms relative to the largest; the largest, 0 in place of -inf."""
+    """log sum exp along an axis."""
     m = finite(tl.max(x, axis))
-    p = tl.exp(x - tl.expand_dims(m, axis))
-    return m + log(tl.sum(p, axis)), p, m
+    return m + log(tl.sum(tl.exp(x - tl.expand_dims(m, axis)), axis))
 
 
 @triton.jit
@@ -40,26 +39,31 @@ def kept_of(b, n, q, T, value, offsets, ahead_offsets):
 
 
 @triton.jit
-def boundaries(alpha, ahead, leads, first, last, q, n, level, C, F: tl.constexpr, CP: tl.constexpr):
-    """Of rows q: logarithms of what leads into a start and of what follows an end, relative to their levels; and the
-    probabilities that a segment starts, that one ends, and of every transition.
-    """
+def both_rows(alpha, ahead, q, n, C, CP: tl.constexpr):
+    """Rows q (rows, labels) of alpha, and of what may follow a start there; and where they are."""
     lab = tl.arange(0, CP)
     wide = C.to(tl.int64)
     here = ((q >= 0) & (q <= n))[:, None] & (lab < C)[None, :]
     a = tl.load(alpha + q[:, None] * wide + lab[None, :], mask=here, other=float("-inf"))
     h = tl.load(ahead + (n - q)[:, None] * wide + lab[None, :], mask=here, other=float("-inf"))
-    g, p, top = log_sum(a[:, :, None] + leads[None, :, :], 1)
-    follows, _, _ = log_sum(h[:, None, :] + leads[None, :, :], 2)
-    inner = ((q >= 1) & (q < n))[:, None] & (lab < C)[None, :]
-    pairs = p * tl.where(inner, tl.exp(top + h + level[:, None]), 0.0)[:, None, :]
+    return a, h, here
+
+
+@triton.jit
+def boundaries(alpha, ahead, leads, first, last, q, n, level, C, F: tl.constexpr, CP: tl.constexpr):
+    """Of rows q: logarithms of what leads into a start and of what follows an end, relative to their levels; and the
+    probabilities that a segment starts and that one ends.
+    """
+    a, h, here = both_rows(alpha, ahead, q, n, C, CP)
+    g = log_sum(a[:, :, None] + leads[None, :, :], 1)
+    follows = log_sum(h[:, None, :] + leads[None, :, :], 2)
     g = tl.where((q == 0)[:, None], first[None, :], g)
     follows = tl.where((q == n)[:, None], last[None, :], follows)
     g = tl.where(here & (q < n)[:, None], g, float("-inf"))
     follows = tl.where(here & (q >= 1)[:, None], follows, float("-inf"))
     started = tl.where(g == float("-inf"), 0.0, tl.exp(g + h + level[:, None]))
     ended = tl.where(follows == float("-inf"), 0.0, tl.exp(a + follows + level[:, None]))
-    return g, follows, started, ended, pairs
+    return g, follows, started, ended
 
 
 @triton.jit
@@ -101,8 +105,8 @@ def rows(
     origin, first, own, stop, span, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
     TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """Probabilities of what starts, ends and leads on at the positions first .. own - 1 of a sequence, as they come;
-    and of all positions origin .. stop - 1, which their segments reach, what arcs score at both ends.
+    """Probabilities of what starts and ends at the positions first .. own - 1 of a sequence, as they come; and of all
+    positions origin .. stop - 1, which their segments reach, what arcs score at both ends.
     """
     local = tl.program_id(0).to(tl.int64)
     b, wide = b0 + local, C.to(tl.int64)
@@ -114,7 +118,6 @@ def rows(
     start = vectors(parts, P.start, P, b, 0, C, lab, lab < C, F)[0]
     end = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)[0]
     scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
-    total = tl.zeros([CP, CP], tl.float64)
     begin = origin + tl.program_id(1) * span
     for q0 in range(begin, tl.minimum(begin + span, stop), TB):
         past = tl.load(scratch[2] + (q0 - origin) // TB * C + lab, mask=lab < C, other=0.0)
@@ -122,9 +125,8 @@ def rows(
             q = q0 + i0 + row
             before, behind = kept_of(b, n, q, length, value, offsets, ahead_offsets)
             level = (before + behind).to(F)
-            g, follows, started, ended, p = boundaries(alpha, ahead, leads, start, end, q, n, level, C, F, CP)
+            g, follows, started, ended = boundaries(alpha, ahead, leads, start, end, q, n, level, C, F, CP)
             inside = (lab < C)[None, :]
-            total += tl.sum(tl.where(((q >= first) & (q < own))[:, None, None], p, 0.0), 0).to(tl.float64)
             mine = ((q >= first) & (q < own))[:, None] & inside
             at = q[:, None] * wide + lab[None, :]
             reach = ((q >= first) & (q <= own) & (q < T))[:, None] & inside  # the cut at `own` reads on
@@ -142,10 +144,6 @@ def rows(
             stored = (q < stop)[:, None] & inside
             tl.store(scratch[0] + put, g.to(tl.float64) + (before[:, None] - since + begins), mask=stored)
             tl.store(scratch[1] + put, follows.to(tl.float64) + (behind[:, None] + since + closes), mask=stored)
-    spans = tl.cdiv(T + 1, span)
-    whole = (prev < C)[:, None] & (lab < C)[None, :] & (begin >= first) & (begin < own)
-    store_grads(grads, G.transition, b * spans + begin // span, wide * C, prev[:, None] * C + lab[None, :], 0,
-                (total,), whole)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["C", "size"])

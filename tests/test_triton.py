@@ -189,14 +189,12 @@ def test_log_sums_in_runs_of_positions(monkeypatch):
         for b in range(B):
             for first in range(0, T + 1, size):
                 own = min(first + size, T + 1)
-                yield triton_counts.Run(
-                    b, 1, first, own, max(0, first - K) // cuts.span * cuts.span, min(T + 1, own + K + 1)
-                )
+                yield triton_counts.Run(b, 1, first, own, max(0, first - K) // span * span, min(T + 1, own + K + 1))
 
     whole, state = _gradients("Log")
     T, K, C, lengths = LONG_SIZE
     sizes = triton_counts.Cuts.of(len(lengths), T, K, C)
-    size = max(sizes.every, sizes.span)
+    size, span = max(sizes.every, sizes.starts), triton_counts.SPAN
     if not INTERPRETED:
         monkeypatch.setattr(triton_counts, "EVERY", 64)
     monkeypatch.setattr(triton_counts, "runs", cut)
@@ -208,7 +206,7 @@ def test_log_sums_in_runs_of_positions(monkeypatch):
 def test_the_reverse_sweep_in_runs_of_positions(monkeypatch):
     whole, state = _gradients("Entropy")
     size = 16 if INTERPRETED else 32
-    monkeypatch.setattr(triton.Backward, "of", classmethod(lambda cls, *_: cls(size, 128, size)))
+    monkeypatch.setattr(triton.Backward, "of", classmethod(lambda cls, *_: cls(size, 128, 2)))
     for part, got in _gradients("Entropy", state)[0].items():
         assert not far(got, whole[part].cpu(), 1e-12).any(), part
 

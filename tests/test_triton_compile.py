@@ -34,7 +34,9 @@ STORED = {
     "after": "*i32",
     **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
-    **dict.fromkeys(("b0", "origin", "first", "own", "stop", "size", "shares", "cut0", "cuts", "every"), "i32"),
+    **dict.fromkeys(
+        ("b0", "origin", "first", "own", "stop", "size", "pairs", "shares", "cut0", "cuts", "every"), "i32"
+    ),
     "lengths": "*i64",
 }
 
@@ -122,6 +124,9 @@ def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
         "link": built(meet.link, {"CP": given["CP"], "TB": rows.rows, "NB": 32}, capability, 4),
         "cover": built(meet.cover, reads | group, capability, 4),
         "settle": built(meet.settle, {"G": given["P"], "CP": given["CP"]}, capability, 1),
+        "transition_counts": built(
+            counts.transition_counts, {n: writes[n] for n in ("P", "G", "F", "CP")} | {"SB": squares(C)}, capability, 8
+        ),
         "positions": built(counts.positions, writes, capability, 4),
         "segment_counts": built(counts.segment_counts, writes | group | {"KB": 4}, capability, 4),
     }

@@ -31,9 +31,9 @@ FORWARD, BOTH_WAYS, BACKWARD, DURATIONS, WALK = map(
 )
 BOTH = 256
 """The most sequences that are swept in both directions at once."""
-SPAN = 1024
-"""Sources whose durations one program counts, at least."""
-SMALL = 1 << 21
+PROGRAMS = 1024
+"""About as many as count the durations of one run, of all sequences."""
+SMALL = 1 << 19
 """Entries of a scalar that are not worth another run."""
 
 
@@ -44,20 +44,17 @@ class Backward(NamedTuple):
 
     size: int  # positions of a run
     ring: int  # positions that are kept: those of a run and of the segments that start in it
-    span: int  # sources whose durations one program counts
+    spans: int  # programs that share the sources of a run, for a few durations of one sequence
 
     @classmethod
     def of(cls, B: int, T: int, K: int, C: int, cut: Plan) -> Backward:
-        room, span = max(SMALL, B * T * C // 8), SPAN
-        while span < T and B * (T // span) * K * C > max(SMALL, B * T * C // 16):
-            span *= 2
-        reach = K + 2 * cut.rows + cut.group
-        ring = power(T + 1 + cut.rows)
-        while ring // 2 >= reach + span and B * ring * C > room:
+        reach, ring = K + 2 * cut.rows + cut.group, power(T + 1 + cut.rows)
+        spans = max(1, min(PROGRAMS // (B * -(-K // 4)), T // 64))
+        while ring >= 4 * (reach + 64) and B * ring * C > max(SMALL, B * T * C // 8):
             ring //= 2
         if ring > T + cut.rows:
-            return cls(T + 1, ring, span)
-        return cls((ring - reach) // span * span, ring, span)
+            return cls(T + 1, ring, spans)
+        return cls((ring - reach) // 64 * 64, ring, spans)
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
@@ -205,8 +202,8 @@ def scan_vjp(
         return lengths.new_empty(shape, dtype=dtype)
 
     back = Backward.of(B, T, K, C, cut)
-    spans = {"duration": -(-T // back.span)}
-    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="T")
+    spans = {"duration": back.spans}
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="TK")
     arc = (
         new(d, B, back.ring, C),
         new(p, B, back.ring, C, dtype=torch.float64),
@@ -216,14 +213,14 @@ def scan_vjp(
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
     given, seed = (parts.tensors, grads.tensors, lengths), cotangent.contiguous()
     for first in reversed(range(0, T + 1, back.size)):
-        own = min(first + back.size, T + 1)
-        numbers = T, K, C, first, own, back.ring - 1
-        BACKWARD((B, 1, 1), (*given, seed, *state[:7], *arc, carry, table), numbers, (*layouts, *tile), cut.warps)
+        numbers = first, min(first + back.size, T + 1), back.ring - 1
+        BACKWARD(
+            (B, 1, 1), (*given, seed, *state[:7], *arc, carry, table), (T, K, C, *numbers), (*layouts, *tile), cut.warps
+        )
         if any("duration" in w for w in wanted):
             read = *given, state.alpha, state.g, state.offset, state.alpha_id, *arc, table
-            numbers = T, K, C, 2 * K + cut.table, first, own, back.ring - 1, back.span
-            grid = B, -(-K // 4), -(-(min(own, T) - first) // back.span)
-            DURATIONS(grid, read, numbers, (*layouts, cut.rows, 4, 4), 4)
+            numbers = T, K, C, 2 * K + cut.table, *numbers, -(-back.size // (4 * back.spans)) * 4
+            DURATIONS((B, -(-K // 4), back.spans), read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
         {n: summed(sums[m][n], model[n], n in spans) for n in want}
         for m, (model, want) in enumerate(zip(models, wanted, strict=True))

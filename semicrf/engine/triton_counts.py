@@ -17,16 +17,17 @@ from semicrf.engine.reference import State
 from semicrf.kernels import counts, meet
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
-TILES, ROWS, LINK, COVER, SETTLE, POSITIONS, SEGMENTS = map(
-    Kernel, (meet.tiles, meet.rows, meet.link, meet.cover, meet.settle, counts.positions, counts.segment_counts)
-)
+TILES, ROWS, LINK, COVER, SETTLE = map(Kernel, (meet.tiles, meet.rows, meet.link, meet.cover, meet.settle))
+POSITIONS, PAIRS, SEGMENTS = map(Kernel, (counts.positions, counts.transition_counts, counts.segment_counts))
 EVERY = 8 if INTERPRETED else 1024
 """Positions from one cut to the next, at least: what is between drifts by less than 1e-5 in float32."""
 SPAN = 4 if INTERPRETED else 64
-"""Positions whose transitions one program counts, at least."""
+"""Positions that one program looks at, at least."""
 SHARES = 64
 """The most programs that add up one cut."""
-SMALL = 1 << 21
+PROGRAMS = 256
+"""About as many as count the transitions, of all sequences."""
+SMALL = 1 << 19
 """Entries of scratch that are not worth a second run."""
 
 
@@ -45,19 +46,16 @@ class Cuts(NamedTuple):
     """Sizes that depend on shapes alone, so that sums have one order."""
 
     every: int  # positions between cuts
-    span: int  # positions of a sum of transitions
     starts: int  # positions of a sum of durations
+    pairs: int  # positions of a sum of transitions
     cuts: int
 
     @classmethod
     def of(cls, B: int, T: int, K: int, C: int) -> Cuts:
-        every = max(EVERY, power(K))
-        span, starts = SPAN, EVERY
-        while span < every and B * (T // span) * C * C > max(SMALL, B * T * C // 32):
-            span *= 2
-        while starts < T and B * (T // starts) * K * C > max(SMALL, B * T * C // 16):
+        every, starts = max(EVERY, power(K)), EVERY
+        while starts < T and B * (T // starts) * K * C > max(SMALL // 4, B * T * C // 32):
             starts *= 2
-        return cls(every, span, starts, -(-(T + 1) // every) + 1)
+        return cls(every, starts, max(SPAN, -(-B * T // PROGRAMS)), -(-(T + 1) // every) + 1)
 
 
 def runs(B: int, T: int, K: int, C: int, cuts: Cuts) -> Iterator[Run]:
@@ -72,7 +70,7 @@ def runs(B: int, T: int, K: int, C: int, cuts: Cuts) -> Iterator[Run]:
     for b in range(B):
         for first in range(0, T + 1, size):
             own = min(first + size, T + 1)
-            yield Run(b, 1, first, own, max(0, first - K) // cuts.span * cuts.span, min(T + 1, own + K + 1))
+            yield Run(b, 1, first, own, max(0, first - K) // SPAN * SPAN, min(T + 1, own + K + 1))
 
 
 class Counts(NamedTuple):
@@ -97,7 +95,7 @@ def gradients(
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    spans = {"duration": -(-T // cuts.starts), "transition": -(-(T + 1) // cuts.span)}
+    spans = {"duration": -(-T // cuts.starts), "transition": -(-T // cuts.pairs)}
     sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="")
     group = min(8, tile.rows)
     shares = min(SHARES, -(-(min(K, T) + group) // group))
@@ -105,16 +103,16 @@ def gradients(
     deviation = new(B, cuts.cuts, dtype=torch.float64)
     given, seeds = (parts.tensors, grads.tensors, lengths), (cotangent.contiguous(), state.value)
     layouts, sizes = (parts.layout, grads.layout, REAL[dtype], tile.labels), (tile.labels, tile.rows)
+    kept = state.alpha, state.offset, state.ahead, state.ahead_offset
     for run in runs(B, T, K, C, cuts):
         size, scratch = run.stop - run.origin, _scratch(run, C, tile.rows, new)
-        grid, where = (run.B, -(-size // cuts.span), 1), (T, C, run.b0, run.origin)
+        grid, where = (run.B, -(-size // SPAN), 1), (T, C, run.b0, run.origin)
         shape = *layouts[:1], REAL[dtype], *sizes
-        TILES(grid, (parts.tensors, lengths, *scratch), (*where, run.stop, cuts.span), shape, 4)
+        TILES(grid, (parts.tensors, lengths, *scratch), (*where, run.stop, SPAN), shape, 4)
         LINK((run.B, 1, 1), scratch, (C, size), (*sizes, 4 if INTERPRETED else 32), 4)
-        kept = state.value, state.alpha, state.offset, state.ahead, state.ahead_offset
         bounds = run.first, run.own, run.stop
         steps = *layouts, tile.rows, min(tile.rows, squares(C))
-        ROWS(grid, (*given, *kept, *scratch), (*where, *bounds, cuts.span), steps, tile.warps)
+        ROWS(grid, (*given, state.value, *kept, *scratch), (*where, *bounds, SPAN), steps, tile.warps)
         cut0 = run.first // cuts.every + (run.first > 0)
         last = cuts.cuts - 1 if run.own > T else run.own // cuts.every
         here, every = (run.B, last - cut0 + 1), (cuts.cuts, cuts.every)
@@ -126,8 +124,11 @@ def gradients(
             grid = run.B, -(-K // 4), -(-(min(run.own, T) - run.first) // cuts.starts)
             numbers = T, K, C, run.b0, run.origin, *bounds, cuts.starts, *every
             SEGMENTS(grid, (*given, *seeds, deviation, *scratch), numbers, (*layouts, tile.rows, 4, group), 4)
-    grid, numbers = (B, cuts.cuts - 1, 1), (T, C, cuts.cuts, cuts.every, cuts.span)
-    POSITIONS(grid, (*given, *seeds, anchor, deviation), numbers, (*layouts, tile.rows), 4)
+    numbers = T, C, cuts.cuts, cuts.every
+    POSITIONS((B, cuts.cuts - 1, 1), (*given, *seeds, anchor, deviation), numbers, (*layouts, tile.rows), 4)
+    if "transition" in wanted[0]:
+        grid, numbers = (B, spans["transition"], 1), (T, C, cuts.pairs, cuts.cuts, cuts.every)
+        PAIRS(grid, (*given, *seeds, *kept, deviation), numbers, (*layouts, squares(C)), tile.warps)
     found = {n: summed(sums[0][n], models[0][n], n in spans) for n in wanted[0]}
     return Counts([found], deviation)
 
