@@ -236,7 +236,7 @@ FAMILY = {
     "emissions x100": lambda e, w: (100 * e, w),
     "means apart": lambda e, w: (e + 4.0 * torch.arange(e.shape[-1]), w),
     "sticky": lambda e, w: (e, torch.full_like(w, -50.0) + 50.0 * torch.eye(w.shape[-1])),
-    "no mixing": lambda e, w: (e, torch.where(torch.eye(w.shape[-1]) > 0, 0.0, -float("inf"))),
+    "no mixing": lambda e, w: (e, torch.where(torch.eye(w.shape[-1]) > 0, torch.zeros_like(w), -float("inf"))),
 }
 
 
