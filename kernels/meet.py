@@ -263,7 +263,7 @@ def settle(
 @triton.jit
 def correction(deviation, b, q, n, cuts, every, F: tl.constexpr):
     """What takes a probability at boundaries q to what it would be without rounding, by the cuts on either side."""
-    i = q // every
+    i = tl.minimum(q, n - 1) // every
     left, right = tl.minimum(i * every, n - 1), tl.minimum((i + 1) * every, n - 1)
     low = tl.load(deviation + b * cuts + i, mask=(q >= 0) & (q <= n), other=0.0)
     high = tl.load(deviation + b * cuts + tl.minimum(i + 1, cuts - 1), mask=(q >= 0) & (q <= n), other=0.0)

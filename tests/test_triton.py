@@ -23,6 +23,9 @@ from semicrf.engine import reference, walk
 from semicrf.engine.dispatch import BACKENDS, INTERPRETED, serving
 from semicrf.engine.plan import TILED
 
+if importlib.util.find_spec("triton") is not None:
+    from semicrf.engine import triton, triton_counts
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 HERE = torch.device("cpu" if INTERPRETED else "cuda")
 RUNS = INTERPRETED or torch.cuda.is_available()
@@ -159,6 +162,107 @@ def _check(
     for m, want in enumerate(wanted):
         for part in want:
             assert_gradient(part, found[m][part], list(grads[m][part]), tolerance)
+
+
+# ------------------------------------------------------------------ long sequences
+LONG_SIZE = (44, 6, 3, (44, 1, 29, 16))
+
+
+def _gradients(name: str, state=None) -> tuple[dict[str, torch.Tensor], object]:
+    """Gradients of one model at `LONG_SIZE` in float64, and the state they are from."""
+    (T, K, C, _), program, kernels = LONG_SIZE, compiled(SEMIRINGS[name].semiring), BACKENDS["triton"]
+    parts, lengths = models(name, LONG_SIZE, torch.float64)
+    on, lengths = there(parts, torch.float64), lengths.to(HERE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        state = state or kernels.scan(program, on, lengths, T, K, C, True)
+        cotangent = torch.ones(program.width, len(lengths), dtype=torch.float64, device=HERE)
+        wanted = [set(parts[0]) - {"required"}]
+        return kernels.scan_vjp(program, on, lengths, T, K, C, state, cotangent, wanted)[0], state
+
+
+@runs
+def test_log_sums_in_runs_of_positions(monkeypatch):
+    """What is cut into runs gives what one run gives."""
+
+    def cut(B, T, K, C, cuts):
+        for b in range(B):
+            for first in range(0, T + 1, size):
+                own = min(first + size, T + 1)
+                yield triton_counts.Run(
+                    b, 1, first, own, max(0, first - K) // cuts.span * cuts.span, min(T + 1, own + K + 1)
+                )
+
+    whole, state = _gradients("Log")
+    T, K, C, lengths = LONG_SIZE
+    sizes = triton_counts.Cuts.of(len(lengths), T, K, C)
+    size = max(sizes.every, sizes.span)
+    if not INTERPRETED:
+        monkeypatch.setattr(triton_counts, "EVERY", 64)
+    monkeypatch.setattr(triton_counts, "runs", cut)
+    for part, got in _gradients("Log", state)[0].items():
+        assert not far(got, whole[part].cpu(), 1e-12).any(), part
+
+
+@runs
+def test_the_reverse_sweep_in_runs_of_positions(monkeypatch):
+    whole, state = _gradients("Entropy")
+    size = 16 if INTERPRETED else 32
+    monkeypatch.setattr(triton.Backward, "of", classmethod(lambda cls, *_: cls(size, 128, size)))
+    for part, got in _gradients("Entropy", state)[0].items():
+        assert not far(got, whole[part].cpu(), 1e-12).any(), part
+
+
+@runs
+def test_what_drifts_is_put_right_at_cuts():
+    """Levels that drift apart, as by rounding over a million positions, change no gradient, and are reported."""
+    T, K, C, lengths = LONG_SIZE
+    right, state = _gradients("Log")
+    drift = 1e-2 * torch.arange(T + 1, device=HERE, dtype=torch.float64) / T
+    drifting = state._replace(offset=state.offset + drift)
+    for part, got in _gradients("Log", drifting)[0].items():
+        assert (got - right[part]).abs().max() < 1e-3 * right[part].abs().max().clamp(min=1), part
+    parts, on = models("Log", LONG_SIZE, torch.float64)
+    given = there(parts, torch.float64), on.to(HERE), T, K, C, drifting
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        cotangent = torch.ones(1, len(lengths), dtype=torch.float64, device=HERE)
+        found = triton_counts.gradients(*given, cotangent, [{"emission"}], torch.float64)
+    assert 5e-3 < found.deviation.abs().max() < 2e-2
+    total = found.grads[0]["emission"].sum(-1)
+    inside = torch.arange(T, device=HERE) < on.to(HERE)[:, None]
+    assert not far(total[inside], torch.ones(int(inside.sum()), dtype=torch.float64), 1e-4).any()
+
+
+FAMILY = {
+    "emissions x100": lambda e, w: (100 * e, w),
+    "means apart": lambda e, w: (e + 4.0 * torch.arange(e.shape[-1]), w),
+    "sticky": lambda e, w: (e, torch.full_like(w, -50.0) + 50.0 * torch.eye(w.shape[-1])),
+    "no mixing": lambda e, w: (e, torch.where(torch.eye(w.shape[-1]) > 0, 0.0, -float("inf"))),
+}
+
+
+@runs
+@pytest.mark.parametrize("family", FAMILY)
+def test_single_precision_is_true(family):
+    """Gradients of log Z in float32, to what one rounding of a score leaves of them."""
+    T, K, C = 40, 9, 3
+    g = torch.Generator().manual_seed(0)
+    emission, transition = FAMILY[family](torch.randn(1, T, C, generator=g), torch.randn(1, C, C, generator=g))
+    parts = [{"emission": emission, "transition": transition, "duration": 0.3 * torch.randn(1, K, C, generator=g)}]
+    program, lengths, wanted = compiled(Log), torch.tensor([T]), [{"emission", "transition", "duration"}]
+    double = [{n: t.double() for n, t in parts[0].items()}]
+    cotangent = torch.ones(1, 1, dtype=torch.float64)
+    state = reference.scan(program, double, lengths, T, K, C, True)
+    expected = reference.scan_vjp(program, double, lengths, T, K, C, state, cotangent, wanted)[0]
+    kernels, on = BACKENDS["triton"], there(parts, torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        got = kernels.scan(program, on, lengths.to(HERE), T, K, C, True)
+        found = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)[0]
+    assert not far(got.value, state.value, 1e-6).any()
+    for part, row in expected.items():
+        assert_gradient(part, found[part], list(row), 3e-6)
 
 
 @runs
