@@ -2,7 +2,6 @@
 
 import triton
 import triton.language as tl
-
 from semicrf.kernels.far import after, fall, far, higher, rest, unlifted
 from semicrf.kernels.linear import duration_numbers, far_sums, lead, transitions_read
 from semicrf.kernels.primitives import finite

@@ -2,7 +2,6 @@
 
 import triton
 import triton.language as tl
-
 from semicrf.kernels.state import row_of
 
 

@@ -72,14 +72,30 @@ def test_values_and_gradients_are_the_references(name, size):
 
 
 @runs
-@pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_durations_of_any_range(scale):
+@pytest.mark.parametrize(("name", "scale"), [("Log", 1.0), ("Log", 40.0), ("KL", 1.0)])
+def test_durations_of_any_range(name, scale):
     """Sums of products where a label's durations are within 60 nats of each other, exponentials of sums elsewhere."""
     size = (24, 17, 2, (24,)) if INTERPRETED else (300, 140, 5, (300, 211))
-    parts, lengths = models("Log", size, torch.float64)
-    parts = [{n: t if n == "required" else t.masked_fill(t.isinf(), 1.0) * scale for n, t in parts[0].items()}]
+    parts, lengths = models(name, size, torch.float64)
+    parts = [{n: t if n == "required" else t.masked_fill(t.isinf(), 1.0) * scale for n, t in m.items()} for m in parts]
     assert ((parts[0]["duration"].amax(1) - parts[0]["duration"].amin(1)).max() > 60) == (scale > 1)
-    _check(compiled(Log), parts, lengths, size, torch.float64, LONG[1.0] if scale == 1 else LONG[100.0])
+    program = compiled(SEMIRINGS[name].semiring)
+    _check(program, parts, lengths, size, torch.float64, LONG[1.0] if scale == 1 else LONG[100.0])
+
+
+@runs
+@pytest.mark.parametrize("kind", ["near", "apart", "forbidden"])
+@pytest.mark.parametrize("name", ["Log", "KL"] if INTERPRETED else ["Log", "Entropy", "CrossEntropy", "KL", "Max"])
+def test_transitions_of_any_range(name, kind):
+    """With many labels, sums of products where those into a label are within 60 nats of each other."""
+    size = (6, 2, 18, (6, 4)) if INTERPRETED else (50, 4, 24, (50, 31))
+    parts, lengths = models(name, size, torch.float64)
+    for m in parts:
+        w = m["transition"].masked_fill(m["transition"].isinf(), 1.0)
+        apart = w + 70.0 * (torch.arange(size[2]) % 2)[:, None]
+        m["transition"] = {"near": w, "apart": apart, "forbidden": w.masked_fill(w > 1.0, -float("inf"))}[kind]
+    assert parts[0]["transition"].isinf().any() == (kind == "forbidden")
+    _check(compiled(SEMIRINGS[name].semiring), parts, lengths, size, torch.float64, LONG[1.0])
 
 
 @runs
