@@ -6,9 +6,8 @@ these terms is more than REACH below another.
 
 import triton
 import triton.language as tl
-
 from semicrf.kernels.far import fall, higher, lowered, rest, sources, unlifted
-from semicrf.kernels.state import constants, expand, plus, take, transitions
+from semicrf.kernels.state import constants, expand, plus, transitions
 from semicrf.kernels.table import lines, read, turned
 
 REACH = tl.constexpr(60.0)
@@ -127,7 +126,7 @@ def lead(a, leads, prev, S: tl.constexpr):
 
 
 @triton.jit
-def scaled(down, S: tl.constexpr):
+def of_weights(down, S: tl.constexpr):
     """Frames of weights from those of potentials."""
     out = ()
     for g in tl.static_range(len(S.weights)):
@@ -152,8 +151,7 @@ def far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, 
         for q in tl.static_range(SB - 1):
             p = expand(S.linear(lowered(x[q + 1], to, S, F), level), 0)
             n = plus(n, S.times(p, read(w, (q + 1) * (CP + 1))))
-        acc = S.merge(expand(scaled(fall(lift, to), S), 0) + numbers, expand(level, 0) + n)
-        numbers = take(acc, len(S.weights), len(S.weights) + len(S.masses))
+        numbers = plus(S.scale(numbers, expand(of_weights(fall(lift, to), S), 0)), n)
         lift = to
     out = ()
     for g in tl.static_range(len(S.weights)):

@@ -257,7 +257,7 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
             acc, lift = far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, since, ring, S, F,
                                  CP, TB, SB)  # fmt: skip
         acc, lift = far(acc, lift, table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, ring, S, F, CP,
-                        TB, SB)  # fmt: skip
+                        TB, min(SB, 4) if SUMS else SB)  # fmt: skip
         e = constants(S.still, tl.zeros([CP], tl.float64))
         level = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
         for i in range(tl.minimum(n - t0, TB)):

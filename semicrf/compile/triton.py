@@ -23,7 +23,7 @@ from semicrf.compile.loglinear import LogLinear, loglinear
 from semicrf.compile.program import Program
 from semicrf.compile.simplify import simplify
 from semicrf.compile.triton_plain import FINISH, GROUP, MERGE, SINGLE, plain
-from semicrf.compile.triton_text import Body, combining, function, straight
+from semicrf.compile.triton_text import Body, adding, function, reducing, straight
 from semicrf.errors import SemiringError
 
 
@@ -120,28 +120,19 @@ def _frames(program: Program) -> tuple[tuple[float, ...], list[str]]:
     G, fields = len(form.weights), [w.field for w in form.weights]
     empty = (-math.inf,) * G + (0.0,) * (G + len(form.means))
     text = [
-        _per_weight("highest", fields, "tl.max", "most", "The largest of every weight along an axis."),
-        _adder("most", G, "tl.maximum({}, {})"),
-        _per_weight("totals", list(range(G + len(form.means))), "tl.sum", "add_numbers", "Numbers along an axis."),
-        _adder("add_numbers", G + len(form.means)),
+        reducing("highest", fields, "tl.max", "most", "The largest of every weight along an axis."),
+        adding("most", G, "tl.maximum({}, {})"),
+        reducing("totals", list(range(G + len(form.means))), "tl.sum", "add_numbers", "Numbers along an axis."),
+        adding("add_numbers", G + len(form.means)),
         _linear(form, fields),
         _times(form),
         _group(G, G + len(form.means)),
         _single(form, fields),
         _merge(form),
+        _scale(form),
         _finish(program, form, fields),
     ]
     return empty, text
-
-
-def _per_weight(name: str, indices: Sequence[int], each: str, combine: str, doc: str) -> str:
-    """A reduction of several tensors: in one pass, or one by one where that is slow (`TOGETHER`)."""
-    apart = ", ".join(f"{each}(x[{i}], axis)" for i in indices)
-    if len(indices) == 1:
-        return function(name, "x, axis: tl.constexpr", doc, [], [apart])
-    picked = ", ".join(f"x[{i}]" for i in indices)
-    lines = ["if TOGETHER:", f"    y = tl.reduce(({picked}), axis, {combine})", "else:", f"    y = ({apart})"]
-    return function(name, "x, axis: tl.constexpr", doc, lines, [f"y[{i}]" for i in range(len(indices))])
 
 
 def _linear(form: LogLinear, fields: Sequence[int]) -> str:
@@ -180,20 +171,31 @@ def _single(form: LogLinear, fields: Sequence[int]) -> str:
 
 def _merge(form: LogLinear) -> str:
     body, G = Body(), len(form.weights)
-    tops, masses, moments, scales = [], [], [], []
-    for g in range(G):
-        tops.append(body.let(f"tl.maximum(a[{g}], b[{g}])"))
-        safe = body.let(f"finite({tops[g]})")
-        down = [body.let(f"{side}[{g}] - {safe}") for side in "ab"]
-        scales.append((down, [body.let(f"exp({d})") for d in down]))
-        masses.append(body.let(" + ".join(f"{s}[{G + g}] * {e}" for s, e in zip("ab", scales[g][1], strict=True))))
-    for i, m in enumerate(form.means):
-        terms = []
-        for n, side in enumerate("ab"):
-            moved = [f"{side}[{G + m.weight}] * {down[n]}" for down, _ in scales]
-            terms.append(f"weigh({scales[m.weight][1][n]}, {_less(f'{side}[{2 * G + i}]', m.plus, moved)})")
-        moments.append(body.let(" + ".join(terms)))
-    return function("merge", "a, b", MERGE, body.lines, tops + masses + moments)
+    tops = [body.let(f"tl.maximum(a[{g}], b[{g}])") for g in range(G)]
+    safe = [body.let(f"finite({top})") for top in tops]
+    sides = []
+    for side in "ab":
+        down = [body.let(f"{side}[{g}] - {safe[g]}") for g in range(G)]
+        sides.append(_scaled(body, form, [f"{side}[{G + i}]" for i in range(G + len(form.means))], down))
+    sums = [body.let(f"{a} + {b}") for a, b in zip(*sides, strict=True)]
+    return function("merge", "a, b", MERGE, body.lines, tops + sums)
+
+
+def _scale(form: LogLinear) -> str:
+    body, G = Body(), len(form.weights)
+    results = _scaled(body, form, [f"n[{i}]" for i in range(G + len(form.means))], [f"down[{g}]" for g in range(G)])
+    return function("scale", "n, down", "Numbers in frames from which their own are `down`.", body.lines, results)
+
+
+def _scaled(body: Body, form: LogLinear, numbers: Sequence[str], down: Sequence[str]) -> list[str]:
+    G = len(form.weights)
+    shrink = [body.let(f"exp({d})") for d in down]
+    masses = [f"{numbers[g]} * {shrink[g]}" for g in range(G)]
+    moments = [
+        f"weigh({shrink[m.weight]}, {_less(numbers[G + i], m.plus, [f'{numbers[m.weight]} * {d}' for d in down])})"
+        for i, m in enumerate(form.means)
+    ]
+    return masses + moments
 
 
 def _finish(program: Program, form: LogLinear, fields: Sequence[int]) -> str:
@@ -284,12 +286,6 @@ def shape(program: Program) -> Shape:
     )  # fmt: skip
 
 
-def _adder(name: str, n: int, each: str = "{} + {}") -> str:
-    """What combines two tuples of n numbers, each with its own, in one reduction of them all."""
-    left, right = ([f"{side}{i}" for i in range(n)] for side in "ab")
-    return combining(name, left, right, ", ".join(each.format(a, b) for a, b in zip(left, right, strict=True)))
-
-
 @cache
 def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
@@ -302,10 +298,10 @@ def triton_source(program: Program) -> str:
     if program.ids:
         accumulator.append(_carry(program, form, 0))
     adders = [
-        _adder("add", made.sums + made.ids),
-        _adder("add_bare", made.sums),
-        _adder("add_fields", made.fields),
-        _adder("add_potentials", made.potentials),
+        adding("add", made.sums + made.ids),
+        adding("add_bare", made.sums),
+        adding("add_fields", made.fields),
+        adding("add_potentials", made.potentials),
     ]
     head = f'"""{program.key}: generated from the text of the semiring; do not edit."""\n'
     return "\n\n".join([head, _act(program), _act_vjp(program), *accumulator, _sum_vjp(program), *adders])

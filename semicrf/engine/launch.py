@@ -106,7 +106,7 @@ def namespace(program: Program, places: bool) -> Constant:
     functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add", "carry")}
     functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "move", "sum_vjp", "add_fields", "add_potentials")}
     if made.weights:
-        functions |= {f: getattr(module, f) for f in ("totals", "linear", "times")}
+        functions |= {f: getattr(module, f) for f in ("totals", "linear", "times", "scale")}
     members = functions | {
         "together": TOGETHER,
         "framed": tl.constexpr(bool(made.weights)),
