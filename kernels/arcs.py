@@ -14,6 +14,7 @@ from semicrf.kernels.state import (
     expand,
     load_tuple,
     nothing_yet,
+    padded,
     row_of,
     store_tuple,
     take,
@@ -247,4 +248,4 @@ def arcs(
             urow = (t & uring).to(tl.int64)
             lead_on(parts, P, b, t, n, now, B * wide, u, ustride, urow, g_id, gstride, lab, T, K, C, columns, S, F,
                     KEEP, CP, PB, QB)  # fmt: skip
-    total(parts, a, offset, b, lab, C, value, B, end_id, S, P, F, KEEP)
+    total(parts, a, padded(offset, offset[0], S), b, lab, C, value, B, end_id, S, P, F, KEEP)

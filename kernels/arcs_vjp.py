@@ -15,6 +15,7 @@ from semicrf.kernels.state import (
     emitted,
     expand,
     load_tuple,
+    padded,
     plus,
     store_grads,
     store_tuple,
@@ -153,7 +154,8 @@ def arcs_vjp(
     bar, over, into = bar + b * (ring + 1) * wide, over + b * (ring + 1) * wide, into + b * columns * wide
     last = load_tuple(alpha, astride, n * wide + lab, inside, S.zero, F)
     offset = load_tuple(offsets, B * (T + 1), n, b >= 0, S.still, tl.float64)
-    a_bar = end_bar(parts, lengths, grads, cotangent, value, B, last, offset, end_id, b, lab, C, S, P, G, F)
+    reached = padded(offset, offset[0], S)
+    a_bar = end_bar(parts, lengths, grads, cotangent, value, B, last, reached, end_id, b, lab, C, S, P, G, F)
     store_tuple(bar, rstride, (n & ring) * wide + lab, a_bar, inside)
     sums = constants(S.still, tl.zeros([CP], tl.float64))  # of emissions from s on
     mass = sums

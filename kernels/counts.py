@@ -1,178 +1,217 @@
-"""Gradients from rows that are all known: no order in time is left, so spans of it are independent programs.
-
-`meet` takes the place of the reverse sweep where elements are the logarithms of sums: the cotangent of a row is the
-probability that follows from what leads to it and what may follow, both kept by `scan_both`.
+"""What is counted once rows are all known: durations after a reverse sweep; and, from both directions (`meet`), what
+positions and durations take of the segments there.
 """
 
 import triton
 import triton.language as tl
-from semicrf.kernels.scan import rows_of
-from semicrf.kernels.scan_vjp import arc_rows, pulled_back, tile_arcs
+from semicrf.kernels.frames import highest, leveled, moved
+from semicrf.kernels.meet import both_rows, correction, duration_scores, given, kept_of, scratch_of, sources
+from semicrf.kernels.primitives import finite
+from semicrf.kernels.scan_vjp import arc_rows, pulled_back
 from semicrf.kernels.state import (
+    add_grads,
     add_up,
     constants,
+    convert,
+    emissions,
     expand,
+    in_gauge,
     less,
     load_tuple,
+    negative,
+    padded,
     plus,
     positional,
     store_grads,
     take,
     transitions,
 )
-from semicrf.kernels.table import durations, tabulate
+from semicrf.kernels.table import durations
 
 
 @triton.jit
-def both_ways(before, offsets, after, after_offsets, s, here, n, value, C, lab, F: tl.constexpr):
-    """(rows, labels): the share of all segmentations that pass s, given what leads there and what may follow; 0 where
-    masked.
-    """
-    wide = C.to(tl.int64)
-    place = s[:, None] * wide + lab[None, :]
-    behind = (n - s)[:, None] * wide + lab[None, :]
-    rows = (s >= 0) & (s <= n)
-    level = tl.load(offsets + s, mask=rows, other=0.0) + tl.load(after_offsets + n - s, mask=rows, other=0.0) - value
-    x = tl.load(before + place, mask=here, other=float("-inf"))
-    x += tl.load(after + behind, mask=here, other=float("-inf"))
-    return tl.where(x == float("-inf"), 0.0, tl.exp(x + level.to(F)[:, None]))
+def scaled(grads, which: tl.constexpr, at, weight, mask):
+    """Gradients that are wanted, times a weight, in place."""
+    if which[0] >= 0:
+        p = grads[which[0]] + at
+        x = tl.load(p, mask=mask, other=0.0)
+        tl.store(p, x * weight, mask=mask)
 
 
-@triton.jit
-def reached(cotangent, value, b):
-    """The cotangent of a value and that value, 0 where it is not finite."""
-    v = tl.load(value + b)
-    finite = (v > float("-inf")) & (v < float("inf"))
-    return tl.where(finite, tl.load(cotangent + b), 0.0), tl.where(finite, v, 0.0)
-
-
-@triton.jit(do_not_specialize=["T", "K", "C"])
-def meet(
-    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, ahead, ahead_offsets, rows, limit,
-    frames, table, T, K, C, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
-    TB: tl.constexpr, SB: tl.constexpr,
+@triton.jit(do_not_specialize=["T", "C", "cuts", "every"])
+def positions(
+    parts, grads, lengths, cotangent, value, anchor, deviation, T, C, cuts, every, P: tl.constexpr, G: tl.constexpr,
+    F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
 ):  # fmt: skip
-    """The rows of one sequence: cotangents of alpha, what `duration_counts` reads, gradients of all but what positions
-    share; 0 past its length.
+    """Between two cuts: every probability is corrected, times the cotangent. Those of positions are what has started
+    less what has ended since the cut, and what the next cut lacks of that is spread over the way there.
     """
-    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.load(lengths + b).to(tl.int32)
+    c = given(cotangent, value, b)
     row, lab = tl.arange(0, TB), tl.arange(0, CP)
-    inside = (lab < C)[None, :]
     wide = C.to(tl.int64)
-    length = T.to(tl.int64)
-    kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-    arc, fstride = arc_rows(b, B, wide, T, rows, limit, frames, S.fields, TB)
-    ahead_offsets += b * (length + 1)
-    into = ahead + b * (length + 1) * wide  # what may follow a start
-    onward = ahead + B * (length + 1) * wide + b * length * wide  # what may follow an end
-    tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
-    given, level = reached(cotangent, value, b)
-    base = constants(S.still, tl.zeros([CP], tl.float64))
-    mass = tl.zeros([CP], tl.float64)
-    carried = constants(S.unlimited, tl.zeros([CP], tl.int32))
-    tiles = T // TB + 1
-    for j in range(tiles):
-        s0 = (tiles - 1 - j) * TB
-        s = s0 + row
-        base, carried, _, _, holes = tile_arcs(parts, b, s0, n, carried, base, kept[4], strides[2], arc, strides[0],
-                                               fstride, T, C, S, P, F, CP, TB)  # fmt: skip
-        ends, starts = ((s >= 1) & (s <= n))[:, None] & inside, (s < n)[:, None] & inside
-        ended = both_ways(kept[0], kept[4], onward, ahead_offsets, s, ends, n, level, C, lab, F) * given.to(F)
-        started = both_ways(kept[1], kept[4], into, ahead_offsets, s, starts, n, level, C, lab, F) * given.to(F)
-        at = s[:, None] * wide + lab[None, :]
-        tl.store(arc[0] + at, ended, mask=(s <= n)[:, None] & inside)
-        flow = (ended - started).to(tl.float64)
-        whole = tl.where(holes[0], 0.0, mass[None, :] + tl.cumsum(flow, 0, reverse=True)).to(F)
-        mass += tl.sum(flow, 0)
-        before, here = ((s >= 1) & (s <= T))[:, None] & inside, (s < T)[:, None] & inside
-        store_grads(grads, G.emission, b, T * wide, -wide, at, (whole,), before)
-        store_grads(grads, G.segment_end, b, T * wide, -wide, at, (ended,), before)
-        store_grads(grads, G.segment_start, b, T * wide, 0, at, (started,), here)
-        store_grads(grads, G.start, b, C, 0, at, (started,), (s == 0)[:, None] & inside)
-        store_grads(grads, G.end, b, C, -n * wide, at, (ended,), (s == n)[:, None] & inside)
+    inside = (lab < C)[None, :]
+    origin = b * T * wide
+    begin, stop = i * every, tl.minimum((i + 1) * every, T + 1)
+    left, right = tl.minimum(begin, n - 1), tl.minimum((i + 1) * every, n - 1)
+    if G.emission[0] >= 0:
+        flow = grads[G.emission[0]] + origin
+        mass = tl.load(anchor + (b * cuts + i) * 2 * C + lab, mask=lab < C, other=0.0)
+        goal = anchor + (b * cuts + i + 1) * 2 * C + lab
+        lack = tl.load(goal, mask=lab < C, other=0.0) - mass
+        if right == stop:  # the row of the next cut is another program's
+            step = tl.load(goal + C, mask=lab < C, other=0.0)
+            lack -= step * tl.exp(-tl.load(deviation + b * cuts + i + 1).to(F))
+        for q0 in range(begin, tl.minimum(right + 1, stop), TB):
+            q = q0 + row
+            weight = correction(deviation, b, q, n, cuts, every, F)[:, None]
+            here = ((q > left) & (q <= right) & (q < stop))[:, None] & inside
+            x = tl.load(flow + q[:, None] * wide + lab[None, :], mask=here, other=0.0)
+            lack -= tl.sum(x.to(tl.float64) * weight, 0)
+        each = lack / tl.maximum(right - left, 1).to(tl.float64)
+        for q0 in range(begin, tl.minimum(stop, T), TB):
+            q = q0 + row
+            weight = correction(deviation, b, q, n, cuts, every, F)[:, None]
+            here = ((q > left) & (q <= right) & (q < stop))[:, None] & inside
+            x = tl.load(flow + q[:, None] * wide + lab[None, :], mask=here, other=0.0).to(tl.float64) * weight
+            x = tl.where(here, x + each[None, :], 0.0)
+            whole = mass[None, :] + tl.cumsum(x, 0)
+            mass += tl.sum(x, 0)
+            _, holes = emissions(parts, P, b, q0, n, row, lab, T, C, F)
+            whole = tl.where(holes[0] | (q >= n)[:, None], 0.0, whole * c)
+            mine = (q < tl.minimum(stop, T))[:, None] & inside
+            tl.debug_barrier()
+            tl.store(flow + q[:, None] * wide + lab[None, :], whole.to(F), mask=mine)
+    for q0 in range(begin, stop, TB):
+        q = q0 + row
+        weight = (correction(deviation, b, q, n, cuts, every, F) * c).to(F)[:, None]
+        at = origin + q[:, None] * wide + lab[None, :]
+        mine = (q < stop)[:, None] & inside
+        scaled(grads, G.segment_start, at, weight, mine & (q < T)[:, None])
+        scaled(grads, G.segment_end, at - wide, weight, mine & (q >= 1)[:, None])
+        once = b * C + lab[None, :] + 0 * q[:, None]
+        scaled(grads, G.start, once, weight, mine & (q == 0)[:, None])
+        scaled(grads, G.end, once, weight, mine & (q == n)[:, None])
 
 
-@triton.jit(do_not_specialize=["T", "C", "span"])
+@triton.jit(do_not_specialize=["T", "C", "span", "cuts", "every"])
 def transition_counts(
-    parts, grads, lengths, cotangent, value, alpha, g, offsets, alpha_id, g_id, ahead, ahead_offsets, T, C, span,
-    S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, SB: tl.constexpr,
+    parts, grads, lengths, cotangent, value, alpha, offsets, ahead, ahead_offsets, deviation, T, C, span, cuts, every,
+    P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     """Gradients of transitions over `span` positions of one sequence; spans are summed later."""
-    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    b, wide = tl.program_id(0).to(tl.int64), C.to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
-    lab, prev = tl.arange(0, CP), tl.arange(0, CP)
-    inside = (lab < C)[None, :]
-    wide = C.to(tl.int64)
     length = T.to(tl.int64)
-    kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-    ahead_offsets += b * (length + 1)
-    into = ahead + b * (length + 1) * wide
-    given, level = reached(cotangent, value, b)
-    leads = expand(transitions(parts, P, b, prev[:, None], lab[None, :], C, F), 0)
-    total = constants(S.still, tl.zeros([CP, CP], F))
-    first = tl.program_id(1) * span
-    for s0 in range(first, tl.minimum(first + span, n), SB):
+    c = given(cotangent, value, b)
+    alpha, ahead = alpha + b * (length + 1) * wide, ahead + b * (length + 1) * wide
+    prev, lab = tl.arange(0, CP), tl.arange(0, CP)
+    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)[0]
+    total = tl.zeros([CP, CP], tl.float64)
+    begin = tl.program_id(1) * span
+    for q0 in range(begin, tl.minimum(begin + span, n), SB):
+        q = q0 + tl.arange(0, SB)
+        before, behind = kept_of(b, n, q, length, value, offsets, ahead_offsets)
+        a, h, here = both_rows(alpha, ahead, q, n, C, CP)
+        x = a[:, :, None] + leads[None, :, :]
+        top = finite(tl.max(x, 1))
+        weight = (correction(deviation, b, q, n, cuts, every, F) * c).to(F)
+        inner = here & ((q >= 1) & (q < n) & (q < begin + span))[:, None]
+        r = tl.where(inner, tl.exp(top + h + (before + behind).to(F)[:, None]), 0.0) * weight[:, None]
+        total += tl.sum(tl.exp(x - top[:, None, :]) * r[:, None, :], 0).to(tl.float64)
+    at = (b * tl.num_programs(1) + tl.program_id(1)) * (wide * C)
+    store_grads(grads, G.transition, 0, 0, at, prev[:, None] * C + lab[None, :], (total,),
+                (prev < C)[:, None] & (lab < C)[None, :])  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "K", "C", "b0", "origin", "first", "own", "stop", "span", "cuts", "every"])
+def segment_counts(
+    parts, grads, lengths, cotangent, value, deviation, starts, ends, emitted, bound, after, T, K, C, b0, origin, first,
+    own, stop, span, cuts, every, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr,
+    TB: tl.constexpr, KB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    """Gradients of durations: KB of them a program, over the segments that start in `span` positions from `first` on,
+    before `own`; spans are summed later.
+    """
+    local = tl.program_id(0).to(tl.int64)
+    b, wide = b0 + local, C.to(tl.int64)
+    n = tl.load(lengths + b).to(tl.int32)
+    c = given(cotangent, value, b)
+    scratch = scratch_of(local, stop - origin, C, starts, ends, emitted, bound, after, TB)
+    lab = tl.arange(0, CP)
+    k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
+    d = duration_scores(parts, P, b, k[:, None], lab[None, :], K, C, F)
+    total = tl.zeros([KB, CP], tl.float64)
+    begin = first + tl.program_id(2) * span
+    for s0 in range(begin, tl.minimum(tl.minimum(begin + span, own), n), SB):
         s = s0 + tl.arange(0, SB)
-        here = ((s >= 1) & (s < n))[:, None] & inside
-        started = both_ways(kept[1], kept[4], into, ahead_offsets, s, here, n, level, C, lab, F) * given.to(F)
-        at = s[:, None] * wide + lab[None, :]
-        y = load_tuple(kept[1], strides[1], at, here, S.zero, F)
-        x = load_tuple(kept[0], strides[0], at, here, S.zero, F)
-        pulled = pulled_back(expand((started,), 1), expand(y, 1), expand(x, 2), leads, expand(y, 1),
-                             prev[None, :, None], S)  # fmt: skip
-        total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 0, S.potentials))
-    store_grads(grads, G.transition, b * tl.num_programs(1) + tl.program_id(1), wide * C, 0,
-                prev[:, None] * C + lab[None, :], total, (prev < C)[:, None] & inside)  # fmt: skip
+        x, top, longest = sources(scratch, s, s0, origin, (s < n)[:, None] & (lab < C)[None, :], C, F, CP, TB)
+        weight = (correction(deviation, b, s, n, cuts, every, F) * c).to(F)
+        t = s[None, :] + k[:, None]
+        here = ((t <= n) & (s < tl.minimum(n, own))[None, :])[:, :, None] & (k[:, None, None] <= longest[None, :, :])
+        here = here & (k <= K)[:, None, None] & (lab < C)[None, None, :]
+        at = (t - origin)[:, :, None] * wide + lab[None, None, :]
+        y = tl.load(scratch[1] + at, mask=here, other=float("-inf")) + top[None, None, :]
+        p = tl.exp(x[None, :, :] + (d[:, None, :] + y.to(F)))
+        total += tl.sum(tl.where(here, p * weight[None, :, None], 0.0), 1).to(tl.float64)
+    at = (b * tl.cdiv(T, span) + begin // span) * (K * wide)
+    mask = (k <= K)[:, None] & (lab < C)[None, :] & (begin < own)
+    store_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], (total,), mask)
 
 
-@triton.jit(do_not_specialize=["T", "K", "C", "pitch", "span"])
+@triton.jit(do_not_specialize=["T", "K", "C", "pitch", "first", "own", "ring", "span"])
 def duration_counts(
-    parts, grads, lengths, alpha, g, alpha_id, rows, limit, frames, table, T, K, C, pitch, span,
-    S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
+    parts, grads, lengths, alpha, g, offsets, alpha_id, rows, sums, limit, table, T, K, C, pitch, first, own, ring,
+    span, S: tl.constexpr, P: tl.constexpr, G: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
     KB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of durations: KB of them a program, over `span` sources of one sequence; spans are summed later."""
-    b = tl.program_id(0).to(tl.int64)
-    B = tl.num_programs(0).to(tl.int64)
-    spans = tl.num_programs(2)
+    """Gradients of durations: KB of them a program, over `span` of the sources first .. own - 1 of one sequence, added
+    to what earlier runs found; spans are summed later.
+    """
+    b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     k = 1 + tl.program_id(1) * KB + tl.arange(0, KB)
-    s_first = tl.program_id(2) * span
+    begin = first + tl.program_id(2) * span
     n = tl.load(lengths + b).to(tl.int32)
-    lab = tl.arange(0, CP)
-    q = tl.arange(0, SB)
-    labels = C.to(tl.int64)
-    astride, gstride = B * (T + 1) * labels, B * T * labels
-    arc, fstride = arc_rows(b, B, labels, T, rows, limit, frames, S.fields, TB)
-    whole = b * (T + 1) * labels
+    lab, q = tl.arange(0, CP), tl.arange(0, SB)
+    wide, length = C.to(tl.int64), T.to(tl.int64)
+    vstride, gstride, ostride = B * (length + 1) * wide, B * length * wide, B * (length + 1)
+    arc, astride = arc_rows(b, B, wide, rows, sums, limit, ring)
+    whole, levels_at = b * (length + 1) * wide, offsets + b * (length + 1)
     inside = (k <= K)[:, None, None] & (lab < C)[None, None, :]
     k_in = tl.minimum(k, K)[:, None, None]
     d = durations(table + b * pitch * (CP + 1), B * pitch * (CP + 1), k_in, lab[None, None, :], S, CP, TB)
     total = constants(S.still, tl.zeros([KB, CP], F))
-    for s0 in range(s_first, tl.minimum(s_first + span, n), SB):
+    for s0 in range(begin, tl.minimum(tl.minimum(begin + span, own), n), SB):
         s = s0 + q
         starts = (s < n)[:, None] & (lab < C)[None, :]
-        at = s0 * labels + q[:, None] * C + lab[None, :]
-        begins = positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F)
-        v = less(begins, load_tuple(arc[1], astride, at, starts, S.still, F))
-        longest = load_tuple(arc[2], astride, at, starts, S.unbounded, tl.int32)
-        gs = load_tuple(g + b * T * labels, gstride, at, starts, S.zero, F)
-        us = expand(S.act(gs, v), 0)
+        put = (s & ring)[:, None] * wide + lab[None, :]
+        begins = convert(positional(parts, P.segment_start, P, b, s[:, None], n, lab[None, :], T, C, F), tl.float64)
+        v = less(begins, load_tuple(arc[1], astride, put, starts, S.still, tl.float64))
+        longest = load_tuple(arc[2], astride, put, starts, S.unbounded, tl.int32)
+        us = load_tuple(g + b * length * wide, gstride, s[:, None] * wide + lab[None, :], starts, S.zero, F)
+        us = convert(in_gauge(us, levels_at, ostride, s[:, None], n, s0, S, F), tl.float64)
+        us = S.move(us, padded(v, v[0], S))
+        base = highest(us, S)
+        us = expand(moved(us, expand(negative(base), 0), S, F), 0)
         t = s[None, :, None] + k[:, None, None]
-        here = (t <= n) & inside
-        to = t * labels + lab[None, None, :]
-        y = load_tuple(alpha + whole, astride, to, here, S.zero, F)
-        gy = load_tuple(arc[0], astride, to, here, S.nothing, F)
-        id = load_tuple(alpha_id + whole, astride, to, here, S.nowhere, tl.int32)
-        ends = plus(load_tuple(arc[1], astride, to, here, S.still, F),
-                    positional(parts, P.segment_end, P, b, t - 1, n, lab[None, None, :], T, C, F))  # fmt: skip
-        shift = load_tuple(arc[3], fstride, (t // TB) * C + lab[None, None, :], here, S.still, tl.float64)
-        own = load_tuple(arc[3], fstride, (s // TB)[:, None] * C + lab[None, :], starts, S.still, tl.float64)
+        here = (t <= n) & inside & (s < own)[None, :, None]
+        to, ring_to = t * wide + lab[None, None, :], (t & ring) * wide + lab[None, None, :]
+        y = load_tuple(alpha + whole, vstride, to, here, S.zero, F)
+        y = in_gauge(y, levels_at, ostride, t, n, s0, S, F)
+        gy = load_tuple(arc[0], astride, ring_to, here, S.nothing, F)
+        id = load_tuple(alpha_id + whole, vstride, to, here, S.nowhere, tl.int32)
+        level = leveled(y, S)
+        ends = convert(positional(parts, P.segment_end, P, b, t - 1, n, lab[None, None, :], T, C, F), tl.float64)
+        z = less(plus(ends, load_tuple(arc[1], astride, ring_to, here, S.still, tl.float64)), level)
         w = ()
         for m in tl.static_range(S.potentials):
-            x = d[m] + (ends[m] + (shift[m] - own[m][None, :, :]).to(F))
+            x = d[m] + (z[m] + base[m][None, None, :]).to(F)
             w = w + (tl.where(here & (k[:, None, None] <= longest[m][None, :, :]), x, float("-inf")),)
-        pulled = pulled_back(gy, y, us, w, id, (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32), S)
+        y = moved(y, negative(level), S, F)
+        place = (k - 1)[:, None, None] + tl.zeros([KB, SB, CP], tl.int32)
+        pulled = pulled_back(gy, y, us, w, id, place, S)
         total = plus(total, add_up(take(pulled, S.fields, S.fields + S.potentials), 1, S.potentials))
-    store_grads(grads, G.duration, b * spans + tl.program_id(2), K * labels, 0, (k - 1)[:, None] * C + lab[None, :],
-                total, (k <= K)[:, None] & (lab < C)[None, :])  # fmt: skip
+    at = (b * tl.num_programs(2) + tl.program_id(2)) * (K * wide)
+    mask = (k <= K)[:, None] & (lab < C)[None, :] & (begin < own)
+    add_grads(grads, G.duration, 0, 0, at, (k - 1)[:, None] * C + lab[None, :], total, mask)

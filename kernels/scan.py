@@ -2,25 +2,32 @@
 
 import triton
 import triton.language as tl
-from semicrf.kernels.far import after, far, far_sums
+from semicrf.kernels.far import after, fall, far, higher, rest, unlifted
+from semicrf.kernels.linear import duration_numbers, far_sums, lead, transitions_read
+from semicrf.kernels.primitives import finite
 from semicrf.kernels.state import (
     _later,
     constants,
     convert,
+    emissions,
     emitted,
     expand,
-    local_sums,
+    less,
+    negative,
+    nothing_yet,
+    padded,
     pick,
     place,
     plus,
-    select,
     starts_required,
     store_tuple,
     take,
-    transitions,
     vectors,
 )
-from semicrf.kernels.table import durations, tabulate, turned, weights
+from semicrf.kernels.table import lines, read, tabulate
+
+NOTHING, ALL, ENDS, CHOICES = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+"""What a sweep keeps of every position: no row; all; alpha alone; where its choices were alone."""
 
 
 @triton.jit
@@ -48,22 +55,59 @@ def tightest(low):
 
 
 @triton.jit
-def add_finite(total, x, less):
-    """total + x - less, where x is not -inf (that is a bound, not a number); - less where it is."""
+def add_finite(total, x):
+    """total + x where x is not -inf: that is a bound, not a number."""
     out = ()
     for m in tl.static_range(len(total)):
-        out = out + (total[m] + (tl.where(x[m] == float("-inf"), 0.0, x[m]) - less[m]),)
+        out = out + (total[m] + tl.where(x[m] == float("-inf"), 0.0, x[m]).to(tl.float64),)
+    return out
+
+
+@triton.jit
+def levels(x, shift, inside, S: tl.constexpr):
+    """How large a row of elements is after `shift`, in units of every potential; 0 where that has no meaning."""
+    out = ()
+    for m in tl.static_range(S.potentials):
+        if S.levels[m] >= 0:
+            top = tl.max(tl.where(inside, x[S.levels[m]] + shift[m], float("-inf")), 0)
+            out = out + (tl.where(top < float("inf"), finite(top), 0.0),)
+        else:
+            out = out + (tl.sum(tl.zeros_like(x[0]), 0),)
+    return out
+
+
+@triton.jit
+def halves(x, F: tl.constexpr):
+    """Float64 potentials as two numbers in F each, that add up to them."""
+    high = ()
+    low = ()
+    for m in tl.static_range(len(x)):
+        h = x[m].to(F)
+        high = high + (h,)
+        low = low + (tl.where(h == float("-inf"), 0.0, (x[m] - h.to(tl.float64)).to(F)),)
+    return high, low
+
+
+@triton.jit
+def gauged(a, inside, S: tl.constexpr):
+    """The means that the best label of a row has: what a gauge takes from all of them."""
+    out = ()
+    for i in tl.static_range(len(S.gauges)):
+        weight = tl.where(inside, a[S.weighing[i]], float("-inf"))
+        best = (weight > float("-inf")) & (weight == tl.max(weight, 0))
+        level = tl.max(tl.where(best, a[S.gauges[i]], float("-inf")), 0)
+        out = out + (tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0).to(tl.float64),)
     return out
 
 
 @triton.jit
 def total(parts, last, offset, b, lab, C, value, vstride, end_id, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr,
           KEEP: tl.constexpr):  # fmt: skip
-    """The sum over final labels, and what its offset takes it back to, in float64."""
+    """The sum over final labels, and what its offset, of potentials and gauges, takes it back to, in float64."""
     ends = vectors(parts, P.end, P, b, 0, C, lab, lab < C, F)
     r = S.finish(S.group(S.act(last, ends), lab, 0))
     B = tl.num_programs(0)
-    x = S.act(convert(take(r, 0, S.fields), tl.float64), offset)
+    x = S.move(convert(take(r, 0, S.fields), tl.float64), offset)
     store_tuple(value + b, vstride, 0, x, b >= 0)
     if KEEP and S.keeps_ids:
         store_tuple(end_id + b, B, 0, take(r, S.fields, S.fields + S.ids), b >= 0)
@@ -78,80 +122,91 @@ def rows_of(b, B, wide, T, alpha, g, alpha_id, g_id, offsets):
 
 
 @triton.jit
-def keep_alpha(kept, strides, t, wide, lab, inside, r, a, S: tl.constexpr):
+def keep_alpha(kept, strides, t, wide, lab, inside, r, a, S: tl.constexpr, KEEP: tl.constexpr):
     """Store row t of alpha and the places of its choices."""
-    store_tuple(kept[0] + t * wide, strides[0], lab, a, inside)
+    if KEEP != CHOICES:
+        store_tuple(kept[0] + t * wide, strides[0], lab, a, inside)
     if S.keeps_ids:
         store_tuple(kept[2] + t * wide, strides[0], lab, take(r, S.fields, S.fields + S.ids), inside)
 
 
 @triton.jit
-def keep_g(kept, strides, t, wide, lab, inside, r, S: tl.constexpr):
+def keep_g(kept, strides, t, wide, lab, inside, r, S: tl.constexpr, KEEP: tl.constexpr):
     """Store row t of g and the places of its choices."""
-    store_tuple(kept[1] + t * wide, strides[1], lab, take(r, 0, S.fields), inside)
+    if KEEP == ALL:
+        store_tuple(kept[1] + t * wide, strides[1], lab, take(r, 0, S.fields), inside)
     if S.keeps_ids:
         store_tuple(kept[3] + t * wide, strides[1], lab, take(r, S.fields, S.fields + S.ids), inside)
 
 
 @triton.jit
-def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr):
+def keep_first(kept, strides, b, lab, inside, x, offset, S: tl.constexpr, KEEP: tl.constexpr):
     """Store position 0: nothing has ended there, and nothing was chosen."""
     none = constants(S.nowhere, tl.zeros(lab.shape, tl.int32))
-    store_tuple(kept[0], strides[0], lab, constants(S.zero, tl.zeros_like(x[0])), inside)
-    store_tuple(kept[1], strides[1], lab, x, inside)
+    if KEEP != CHOICES:
+        store_tuple(kept[0], strides[0], lab, constants(S.zero, tl.zeros_like(x[0])), inside)
+        store_tuple(kept[4], strides[2], 0, offset, b >= 0)
+    if KEEP == ALL:
+        store_tuple(kept[1], strides[1], lab, x, inside)
     store_tuple(kept[2], strides[0], lab, none, inside)
     store_tuple(kept[3], strides[1], lab, none, inside)
-    store_tuple(kept[4], strides[2], 0, offset, b >= 0)
 
 
 @triton.jit
-def near(parts, b, t, n, i, acc, a, e, last, low, drift, leads, table, dstride, u, ustride, kept, strides, T, C, ring,
-         S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
+def near(parts, b, t, n, i, acc, lift, e, low, offset, leads, table, dstride, u, ustride, kept,
+         strides, T, C, ring, S: tl.constexpr, P: tl.constexpr, F: tl.constexpr, KEEP: tl.constexpr, CP: tl.constexpr,
          TB: tl.constexpr):  # fmt: skip
-    """Row i of the tile: it is finished, leads on, and is a source of the rows that follow."""
+    """Row i of the tile: it is finished, leads on, and is a source of the rows that follow.
+
+    What sums up is float64: emissions `e` from the tile's first position, the level of a row, a source. Elements are
+    rounded relative to their row's level, or to the frames `lift` of the accumulators, which follow the largest source.
+    """
     row = tl.arange(0, TB)
     lab = tl.arange(0, CP)
     prev = tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
-    k = row - i
-    d = durations(table, dstride, k[:, None], lab[None, :], S, CP, TB)
+    at = row[:, None] * (CP + 1) + lab[None, :]
+    d = read(lines(table, dstride, -i, at, S.potentials, CP, TB), 0)
     now = emitted(parts, P, b, t - 1, n, lab, T, C, F)
-    ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside & (t <= n), F)
+    ends = vectors(parts, P.segment_end, P, b, place(P, t - 1, n) * wide, T * wide, lab, inside, F)
     begins = vectors(parts, P.segment_start, P, b, place(P, t, n) * wide, T * wide, lab, inside & (t < n), F)
-    e = add_finite(e, now, drift)
+    e = add_finite(e, now)
     r = S.finish(pick(acc, (row == i)[:, None], S, "accumulator"))
-    a = S.act(take(r, 0, S.fields), plus(ends, e))
-    last = select(t == n, a, last)
-    gr = S.finish(S.group(S.act(expand(a, 1), leads), prev[:, None], 0))
-    v = ()
-    for m in tl.static_range(S.potentials):
-        v = v + (begins[m] - e[m],)
-    ux = S.act(take(gr, 0, S.fields), v)
-    store_tuple(u, ustride, (t & ring) * C + lab, ux, inside & (t < n))
+    x = take(r, 0, S.fields)
+    high, more = halves(plus(plus(convert(ends, tl.float64), e), convert(rest(lift), tl.float64)), F)
+    level = levels(x, high, inside, S)
+    a = S.act(x, plus(less(high, level), more))
+    level = convert(level, tl.float64)
+    offset = plus(padded(level, level[0], S), offset)
+    gr = S.finish(lead(a, leads, prev, S))
+    v = plus(plus(convert(begins, tl.float64), negative(e)), level)
+    x = take(gr, 0, S.fields)
+    store_tuple(u + ((t - 1) & ring) * CP, ustride, lab, S.act(convert(x, tl.float64), v), lab >= 0)
     if KEEP:
-        keep_alpha(kept, strides, t, wide, lab, inside & (t <= n), r, a, S)
-        keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S)
-    led = S.single(S.act(expand(ux, 0), after(d, t, low)), (k - 1)[:, None] + tl.zeros([TB, CP], tl.int32))
-    return select((row > i)[:, None], S.merge(acc, led), acc), a, e, last
+        keep_alpha(kept, strides, t, wide, lab, inside, r, a, S, KEEP)
+        keep_g(kept, strides, t, wide, lab, inside & (t < n), gr, S, KEEP)
+        if KEEP != CHOICES:
+            store_tuple(kept[4] + t, strides[2], 0, offset, b >= 0)
+    high, more = halves(v, F)
+    to = higher(lift, (S.act(x, high),), S, F)
+    acc = S.carry(acc, expand(fall(lift, to), 0))
+    x = expand(S.act(x, plus(less(high, rest(to)), more)), 0)
+    led = S.single(S.act(x, after(d, t, low)), (row - i - 1)[:, None])
+    return S.merge(acc, led), to, a, level, e  # rows up to i gain nothing: there the durations are -inf
 
 
 @triton.jit
-def next_tile(base, offset, drift, a, e, low, inside, rows, done, S: tl.constexpr, TB: tl.constexpr):
-    """Frames, offset, drift and bounds after a tile of `rows` positions, whose last row is `a`."""
-    nothing = tl.zeros_like(e[0])
-    bases, offsets, drifts, carried = (), (), (), ()
+def next_tile(base, offset, a, level, e, low, inside, S: tl.constexpr):
+    """Frames, offset and bounds after a tile whose last row is `a`, of `level`."""
+    gauges = gauged(a, inside, S)
+    bases, carried = (), ()
     for m in tl.static_range(S.potentials):
-        level = tl.sum(nothing, 0)
-        if S.levels[m] >= 0:
-            level = tl.max(tl.where(inside, a[S.levels[m]], float("-inf")), 0)
-            level = tl.where((level > float("-inf")) & (level < float("inf")), level, 0.0)
-        here = offset[m] + drift[m].to(tl.float64) * rows.to(tl.float64)
-        offsets = offsets + (here + tl.where(done, 0.0, level.to(tl.float64)),)
-        bases = bases + (base[m] + (level - e[m]).to(tl.float64),)
-        drifts = drifts + (drift[m] + level / TB,)
+        bases = bases + (base[m] + (level[m] - e[m]),)
         carried = carried + (tl.max(low[m], 0),)
-    return bases, offsets, drifts, carried
+    for i in tl.static_range(len(S.gauges)):
+        bases = bases + (base[S.potentials + i] + gauges[i],)
+    return bases, plus(offset, level + gauges), carried
 
 
 @triton.jit
@@ -161,62 +216,58 @@ def sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S: tl.
     """The elements of the last position by label, and their offset. SUMS: whether elements are logarithms of sums, and
     durations many, so that sums of products pay.
     """
-    row, lab, prev = tl.arange(0, TB), tl.arange(0, CP), tl.arange(0, CP)
+    row, lab = tl.arange(0, TB), tl.arange(0, CP)
     inside = lab < C
     wide = C.to(tl.int64)
     R = ring + 1
-    ustride, fstride = B * R * C, B * (R // TB) * C
-    u += b * R * C
-    frames += b * (R // TB) * C
+    ustride, fstride = B * R * CP, B * (R // TB) * CP
+    u += b * R * CP
+    frames += b * (R // TB) * CP
     table, dstride = tabulate(parts, table, b, B, K, C, P, F, CP, TB, SB)
     span = K + 3 * TB + SB + 1
-    leads = transitions(parts, P, b, prev[:, None], lab[None, :], C, F)
-    if P.backwards:
-        leads = turned(leads, table, dstride, prev[:, None], lab[None, :], span, CP)
+    leads = transitions_read(parts, P, b, table, dstride, span, C, S, F, CP)
     whole = K * 0  # sources before a tile that lead to all of its rows, in full groups, where these are sums
-    top = whole  # read where these are
+    most = whole  # read where these are
     if SUMS:
         tl.debug_barrier()
-        top, close = weights(table, K, C, span, F, CP, TB)
+        most, close = duration_numbers(table, dstride, span, K, C, S, F, CP, TB)
         whole = tl.where(close, tl.maximum(K - TB + 1, 0) // SB * SB, 0)
     nothing = tl.zeros([CP], F)
     x = S.act(constants(S.one, nothing), vectors(parts, P.start, P, b, 0, C, lab, inside, F))
-    base = constants(S.still, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
-    offset = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
-    drift = constants(S.still, tl.sum(nothing, 0))
+    base = constants(S.fixed, tl.zeros([CP], tl.float64))  # offset less emissions before the tile, by label
+    offset = constants(S.fixed, tl.sum(tl.zeros([CP], tl.float64), 0))
     carried = constants(S.unbounded, tl.zeros([CP], tl.int32))
     v = vectors(parts, P.segment_start, P, b, place(P, 0, n) * wide, T * wide, lab, inside, F)
-    store_tuple(u, ustride, lab, S.act(x, v), inside)
-    store_tuple(frames, fstride, lab, base, inside)
-    last = constants(S.zero, nothing)
+    a, reached = constants(S.zero, nothing), offset
+    store_tuple(u + ring * CP, ustride, lab, convert(S.act(x, v), tl.float64), lab >= 0)  # source s lies at s - 1
+    for q in tl.static_range(1, SB):
+        store_tuple(u + (ring - q) * CP, ustride, lab, convert(a, tl.float64), lab >= 0)
+    store_tuple(frames, fstride, lab, base, lab >= 0)
     if KEEP:
-        keep_first(kept, strides, b, lab, inside, x, offset, S)
+        keep_first(kept, strides, b, lab, inside, x, offset, S, KEEP)
     for t0 in range(0, n, TB):
-        _, holes = local_sums(parts, P, b, t0, n, row, lab, drift, T, C, F)
+        _, holes = emissions(parts, P, b, t0, n, row, lab, T, C, F)
         low = bounds(parts, P, holes, carried, b, t0, n, row, T)
-        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * C + lab, base, inside)
+        store_tuple(frames, fstride, (((t0 + TB) // TB) & (ring // TB)) * CP + lab, base, lab >= 0)
         tl.debug_barrier()
-        if tightest(low) > t0 + 1 - K:
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, 0, K, C, ring, S, F, True, CP, TB, SB)
-        else:
-            since = tl.minimum(whole, (t0 + SB) // SB * SB)
-            acc = far(table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, C, ring, S, F, False, CP,
-                      TB, SB)  # fmt: skip
-            if SUMS:
-                acc = S.merge(acc, far_sums(table + span * (CP + 1), top, u, ustride, frames, fstride, base, t0, since,
-                                            C, ring, S, F, CP, TB, SB))  # fmt: skip
-        a = last
-        e = constants(S.still, nothing)  # emissions less the drift, from the tile's first position
-        for i in range(TB):
-            acc, a, e, last = near(parts, b, t0 + 1 + i, n, i, acc, a, e, last, low, drift, leads, table, dstride, u,
-                                   ustride, kept, strides, T, C, ring, S, P, F, KEEP, CP, TB)  # fmt: skip
-        if KEEP:
-            for m in tl.static_range(S.potentials):
-                o = offset[m] + drift[m].to(tl.float64) * (row + 1).to(tl.float64)
-                tl.store(kept[4] + m * strides[2] + t0 + 1 + row, o, mask=t0 + 1 + row <= n)
-        base, offset, drift, carried = next_tile(base, offset, drift, a, e, low, inside, tl.minimum(n - t0, TB),
-                                                 n <= t0 + TB, S, TB)  # fmt: skip
-    return last, offset
+        since = K * 0
+        acc, lift = nothing_yet(tl.zeros([TB, CP], F), S), unlifted(tl.zeros([CP], F), S)
+        if SUMS:
+            since = tl.where(tightest(low) > t0 + 1 - K, 0, tl.minimum(whole, (t0 + SB) // SB * SB))
+            acc, lift = far_sums(table, dstride, span, most, u, ustride, frames, fstride, base, t0, since, ring, S, F,
+                                 CP, TB, SB)  # fmt: skip
+        acc, lift = far(acc, lift, table, dstride, u, ustride, frames, fstride, low, base, t0, since, K, ring, S, F, CP,
+                        TB, min(SB, 4) if SUMS else SB)  # fmt: skip
+        e = constants(S.still, tl.zeros([CP], tl.float64))
+        level = constants(S.still, tl.sum(tl.zeros([CP], tl.float64), 0))
+        for i in range(tl.minimum(n - t0, TB)):
+            acc, lift, a, level, e = near(
+                parts, b, t0 + 1 + i, n, i, acc, lift, e, low, offset, leads, table, dstride, u, ustride, kept, strides,
+                T, C, ring, S, P, F, KEEP, CP, TB,
+            )  # fmt: skip
+        reached = plus(padded(level, level[0], S), offset)
+        base, offset, carried = next_tile(base, offset, a, level, e, low, inside, S)
+    return a, reached
 
 
 @triton.jit(do_not_specialize=["T", "K", "C", "ring"])
@@ -242,8 +293,9 @@ def scan_both(
     ring, pitch, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, F: tl.constexpr, SUMS: tl.constexpr,
     CP: tl.constexpr, TB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
-    """A sequence, forward, and beside it the reversed one, whose rows are what may follow: `ahead`. Q is the layout of
-    the reversed sequence; the second half of the scratch is its; elements are one number.
+    """A sequence, forward, and beside it the reversed one, whose rows are what may follow a start: `ahead`. Q is the
+    layout of the reversed sequence; the second half of the scratch is its; elements are one number. What leads into a
+    start, and what follows an end, is not stored: it is found again from these, all positions at once.
     """
     b, B = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     n = tl.load(lengths + b).to(tl.int32)
@@ -251,12 +303,11 @@ def scan_both(
     length = T.to(tl.int64)
     if tl.program_id(1) == 0:
         kept, strides = rows_of(b, B, wide, length, alpha, g, alpha_id, g_id, offsets)
-        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, True, SUMS, CP,
+        last, offset = sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, P, F, ENDS, SUMS, CP,
                              TB, SB)  # fmt: skip
-        total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, True)
+        total(parts, last, offset, b, tl.arange(0, CP), C, value, B, end_id, S, P, F, ENDS)
     else:
         R = B * (ring + 1)
-        after_g = ahead + B * (length + 1) * wide
-        kept, strides = rows_of(b, B, wide, length, ahead, after_g, alpha_id, g_id, ahead_offsets)
-        u, frames, table = u + R * wide, frames + (R // TB) * wide, table + B * pitch * (CP + 1)
-        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, True, SUMS, CP, TB, SB)
+        kept, strides = rows_of(b, B, wide, length, ahead, g, alpha_id, g_id, ahead_offsets)
+        u, frames, table = u + R * CP, frames + (R // TB) * CP, table + B * pitch * (CP + 1)
+        sweep(parts, b, B, n, kept, strides, u, frames, table, T, K, C, ring, S, Q, F, ENDS, SUMS, CP, TB, SB)

@@ -165,6 +165,38 @@ def positional(parts, which: tl.constexpr, P: tl.constexpr, b, t, n, lab, T, C, 
 
 
 @triton.jit
+def negative(x):
+    """Every tensor of a tuple, negated."""
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + (-x[i],)
+    return out
+
+
+@triton.jit
+def padded(x, like, S: tl.constexpr):
+    """Potentials with a zero for every gauge behind them, as `move` and `carry` take them."""
+    out = x
+    for _ in tl.static_range(len(S.gauges)):
+        out = out + (tl.zeros_like(like),)
+    return out
+
+
+@triton.jit
+def in_gauge(x, offsets, stride, t, n, origin, S: tl.constexpr, F: tl.constexpr):
+    """Elements of rows t, which broadcasts, in the gauge of row `origin`, so that those of several rows are alike."""
+    if len(S.gauges) == 0:
+        return x
+    else:
+        moved = constants(S.still, tl.zeros(x[0].shape, F))
+        for i in tl.static_range(len(S.gauges)):
+            p = offsets + (S.potentials + i) * stride
+            level = tl.load(p + t, mask=(t >= 0) & (t <= n), other=0.0) - tl.load(p + origin)
+            moved = moved + (level.to(F) + tl.zeros(x[0].shape, F),)
+        return S.move(x, moved)
+
+
+@triton.jit
 def less(x, y):
     """The difference of two tuples."""
     out = ()
@@ -213,13 +245,13 @@ def _earlier(a, b):
 
 
 @triton.jit
-def local_sums(parts, P: tl.constexpr, b, first, n, row, lab, drift, T, C, F: tl.constexpr):
-    """Sums of emissions less `drift`, from the tile's first position to each of its rows, for every model, and what
-    the positions forbid (rows, labels): True where an emission is -inf. `first` is the position of row 0.
+def emissions(parts, P: tl.constexpr, b, first, n, row, lab, T, C, F: tl.constexpr):
+    """Emissions (rows, labels) of a tile for every model, 0 where they are -inf and outside the sequence, and where
+    they are -inf. `first` is the position of row 0.
     """
     t = first + row
     inside = ((t >= 0) & (t < n))[:, None] & (lab < C)[None, :]
-    sums = ()
+    found = ()
     holes = ()
     for m in tl.static_range(len(P.emission)):
         if P.emission[m] >= 0:
@@ -232,8 +264,8 @@ def local_sums(parts, P: tl.constexpr, b, first, n, row, lab, drift, T, C, F: tl
             hole = tl.zeros(inside.shape, tl.int32) > 0
             e = tl.zeros(inside.shape, F)
         holes = holes + (hole,)
-        sums = sums + (tl.cumsum(e - drift[m], 0),)
-    return sums, holes
+        found = found + (e,)
+    return found, holes
 
 
 @triton.jit

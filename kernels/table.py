@@ -15,13 +15,31 @@ def durations(table, stride, k, lab, S: tl.constexpr, CP: tl.constexpr, TB: tl.c
 
 
 @triton.jit
+def lines(table, stride, k, at, N: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
+    """Pointers into N tables at the line of duration k, a number; `at`: entries from there on."""
+    out = ()
+    for i in tl.static_range(N):
+        out = out + (table + i * stride + (k + TB) * (CP + 1) + at,)
+    return out
+
+
+@triton.jit
+def read(pointers, ahead: tl.constexpr):
+    """What lies a constant number of entries ahead: such loads share their addresses."""
+    out = ()
+    for i in tl.static_range(len(pointers)):
+        out = out + (tl.load(pointers[i] + ahead),)
+    return out
+
+
+@triton.jit
 def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr,
              SB: tl.constexpr):  # fmt: skip
     """Durations -TB, 1 - TB, ... K + 2 TB + SB of a sequence for every model, -inf outside 1..K and outside the labels;
     where its table is, and how far that of the next model. A barrier has to follow.
     """
     rows = K + 3 * TB + SB + 1
-    pitch = (2 * rows + CP) * (CP + 1)  # room for `weights` and `turned`
+    pitch = (2 * rows + CP) * (CP + 1)  # room for numbers and for `turned`
     stride = B * pitch
     table += b * pitch
     lab = tl.arange(0, CP)
@@ -37,31 +55,6 @@ def tabulate(parts, table, b, B, K, C, P: tl.constexpr, F: tl.constexpr, CP: tl.
                 d = tl.where(allowed, tl.zeros(allowed.shape, F), float("-inf"))
             tl.store(table + m * stride + j[:, None] * (CP + 1) + lab[None, :], d, mask=(j < rows)[:, None])
     return table, stride
-
-
-@triton.jit
-def weights(table, K, C, rows, F: tl.constexpr, CP: tl.constexpr, TB: tl.constexpr):
-    """The exponentials of the durations of one model relative to their largest by label, behind its table; the largest;
-    and whether all of a label's are near enough to it (60 nats) that sums of these lose nothing. A barrier has to
-    stand before.
-    """
-    lab = tl.arange(0, CP)
-    most = tl.full([CP], float("-inf"), F)
-    least = tl.full([CP], float("inf"), F)
-    for k0 in range(1, K + 1, TB):
-        k = (k0 + tl.arange(0, TB))[:, None]
-        inside = (k <= K) & (lab < C)[None, :]
-        at = table + (k + TB) * (CP + 1) + lab[None, :]
-        most = tl.maximum(most, tl.max(tl.load(at, mask=inside, other=float("-inf")), 0))
-        least = tl.minimum(least, tl.min(tl.load(at, mask=inside, other=float("inf")), 0))
-    near = tl.max(tl.where((lab >= C) | (most - least <= 60.0), 0, 1), 0) == 0
-    top = tl.where(most == float("-inf"), 0.0, most)
-    for j0 in range(0, rows, TB):
-        j = (j0 + tl.arange(0, TB))[:, None]
-        at = table + j * (CP + 1) + lab[None, :]
-        w = tl.exp(tl.load(at, mask=j < rows, other=0.0) - top[None, :])
-        tl.store(at + rows * (CP + 1), w, mask=j < rows)
-    return top, near
 
 
 @triton.jit

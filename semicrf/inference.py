@@ -17,6 +17,7 @@ from semicrf.engine import ops
 from semicrf.engine.dispatch import BACKENDS
 from semicrf.engine.layout import Spec, flat, layout
 from semicrf.engine.marks import Lists
+from semicrf.engine.operators import run_rows
 from semicrf.engine.primitives import generated
 from semicrf.engine.reference import State
 from semicrf.engine.sums import Sums, by_duration, sums
@@ -49,10 +50,15 @@ class Inference:
         return self.total(_kmax(k))
 
     def state(self, semiring: type[Semiring]) -> State:
-        """What a forward sweep leaves at every position, without a graph."""
+        """What a forward sweep leaves at every position, without a graph; of Log, alpha and not always g."""
         models = [self.potentials.parts]
         with torch.no_grad():
             return ops.scan(self.spec(semiring, models), self.lengths, flat(models), keep=True)
+
+    def rows(self) -> State:
+        """What a forward sweep of logarithms leaves at every position, without a graph or a transform around it."""
+        models = [{n: t.detach() for n, t in self.potentials.parts.items()}]
+        return run_rows(self.spec(Log, models), self.lengths, flat(models))
 
     def log_z(self) -> Tensor:
         """(B,)."""
@@ -105,7 +111,7 @@ class Inference:
         """
         p = self.potentials
         with torch.no_grad():
-            stored = sums({n: t.detach() for n, t in p.parts.items()}, self.lengths, self.state(Log), p.T, p.K, p.C)
+            stored = sums({n: t.detach() for n, t in p.parts.items()}, self.lengths, self.rows(), p.T, p.K, p.C)
             return stored, self.log_z_gradients(["segment_end"])["segment_end"]
 
     def by_duration(self) -> Tensor:

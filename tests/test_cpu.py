@@ -224,7 +224,7 @@ def test_the_form_is_read_off_the_functions():
     form = loglinear(compiled(KL))
     assert form is not None
     assert form.weights == (Weight(0, 0), Weight(1, 1))
-    assert form.means == (Mean(2, 0, payload=(1.0, -1.0), plus=(-1.0, 1.0)),)
+    assert form.means == (Mean(2, 0, payload=(1.0, -1.0), plus=(-1.0, 1.0), shift=(0.0, 0.0)),)
 
 
 def test_what_it_serves_and_says_of_the_rest():

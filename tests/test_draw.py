@@ -20,7 +20,7 @@ from semicrf import FactoredPotentials, SemiCRFDistribution
 from semicrf.algebra import Log
 from semicrf.compile import compiled
 from semicrf.engine import reference, walk
-from semicrf.engine.dispatch import BACKENDS, INTERPRETED
+from semicrf.engine.dispatch import BACKENDS, INTERPRETED, rows
 
 HERE = torch.device("cpu" if INTERPRETED else "cuda")
 TRITON = importlib.util.find_spec("triton") is not None
@@ -34,7 +34,7 @@ def drawn(backend: str, parts: dict[str, Tensor], size: tuple, seed: int, sample
     """Samples of one backend, from a sweep of its own."""
     (T, K, C), module, lengths = size, BACKENDS[backend], torch.tensor(LENGTHS).to(on)
     there = {n: t.to(on) for n, t in parts.items()}
-    state = module.scan(compiled(Log), [there], lengths, T, K, C, True)
+    state = rows(module, compiled(Log), [there], lengths, T, K, C)
     pick = getattr(module, "draw", walk.draw)
     return tuple(
         x.cpu() for x in pick(compiled(Log), [there], lengths, T, K, C, state, seed, samples, IDS.to(on))

@@ -6,12 +6,14 @@ test runs this file again in a process with it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,14 +71,30 @@ def test_values_and_gradients_are_the_references(name, size):
 
 
 @runs
-@pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_durations_of_any_range(scale):
+@pytest.mark.parametrize(("name", "scale"), [("Log", 1.0), ("Log", 40.0), ("KL", 1.0)])
+def test_durations_of_any_range(name, scale):
     """Sums of products where a label's durations are within 60 nats of each other, exponentials of sums elsewhere."""
     size = (24, 17, 2, (24,)) if INTERPRETED else (300, 140, 5, (300, 211))
-    parts, lengths = models("Log", size, torch.float64)
-    parts = [{n: t if n == "required" else t.masked_fill(t.isinf(), 1.0) * scale for n, t in parts[0].items()}]
+    parts, lengths = models(name, size, torch.float64)
+    parts = [{n: t if n == "required" else t.masked_fill(t.isinf(), 1.0) * scale for n, t in m.items()} for m in parts]
     assert ((parts[0]["duration"].amax(1) - parts[0]["duration"].amin(1)).max() > 60) == (scale > 1)
-    _check(compiled(Log), parts, lengths, size, torch.float64, LONG[1.0] if scale == 1 else LONG[100.0])
+    program = compiled(SEMIRINGS[name].semiring)
+    _check(program, parts, lengths, size, torch.float64, LONG[1.0] if scale == 1 else LONG[100.0])
+
+
+@runs
+@pytest.mark.parametrize("kind", ["near", "apart", "forbidden"])
+@pytest.mark.parametrize("name", ["Log", "KL"] if INTERPRETED else ["Log", "Entropy", "CrossEntropy", "KL", "Max"])
+def test_transitions_of_any_range(name, kind):
+    """With many labels, sums of products where those into a label are within 60 nats of each other."""
+    size = (6, 2, 18, (6, 4)) if INTERPRETED else (50, 4, 24, (50, 31))
+    parts, lengths = models(name, size, torch.float64)
+    for m in parts:
+        w = m["transition"].masked_fill(m["transition"].isinf(), 1.0)
+        apart = w + 70.0 * (torch.arange(size[2]) % 2)[:, None]
+        m["transition"] = {"near": w, "apart": apart, "forbidden": w.masked_fill(w > 1.0, -float("inf"))}[kind]
+    assert parts[0]["transition"].isinf().any() == (kind == "forbidden")
+    _check(compiled(SEMIRINGS[name].semiring), parts, lengths, size, torch.float64, LONG[1.0])
 
 
 @runs
@@ -159,6 +177,112 @@ def _check(
     for m, want in enumerate(wanted):
         for part in want:
             assert_gradient(part, found[m][part], list(grads[m][part]), tolerance)
+
+
+# ------------------------------------------------------------------ long sequences
+LONG_SIZE = (44, 6, 3, (44, 1, 29, 16))
+
+
+def _counting() -> Any:
+    return importlib.import_module("semicrf.engine.triton_counts")
+
+
+def _gradients(name: str, state: Any = None) -> tuple[dict[str, torch.Tensor], Any]:
+    """Gradients of one model at `LONG_SIZE` in float64, and the state they are from."""
+    (T, K, C, _), program, kernels = LONG_SIZE, compiled(SEMIRINGS[name].semiring), BACKENDS["triton"]
+    parts, lengths = models(name, LONG_SIZE, torch.float64)
+    on, lengths = there(parts, torch.float64), lengths.to(HERE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        state = state or kernels.scan(program, on, lengths, T, K, C, True)
+        cotangent = torch.ones(program.width, len(lengths), dtype=torch.float64, device=HERE)
+        wanted = [set(parts[0]) - {"required"}]
+        return kernels.scan_vjp(program, on, lengths, T, K, C, state, cotangent, wanted)[0], state
+
+
+@runs
+def test_log_sums_in_runs_of_positions(monkeypatch):
+    """What is cut into runs gives what one run gives."""
+
+    triton_counts = _counting()
+
+    def cut(B, T, K, C, cuts):
+        for b in range(B):
+            for first in range(0, T + 1, size):
+                own = min(first + size, T + 1)
+                yield triton_counts.Run(b, 1, first, own, max(0, first - K) // span * span, min(T + 1, own + K + 1))
+
+    whole, state = _gradients("Log")
+    T, K, C, lengths = LONG_SIZE
+    sizes = triton_counts.Cuts.of(len(lengths), T, K, C)
+    size, span = max(sizes.every, sizes.starts), triton_counts.SPAN
+    if not INTERPRETED:
+        monkeypatch.setattr(triton_counts, "EVERY", 64)
+    monkeypatch.setattr(triton_counts, "runs", cut)
+    for part, got in _gradients("Log", state)[0].items():
+        assert not far(got, whole[part].cpu(), 1e-12).any(), part
+
+
+@runs
+def test_the_reverse_sweep_in_runs_of_positions(monkeypatch):
+    whole, state = _gradients("Entropy")
+    size = 16 if INTERPRETED else 32
+    cut: Any = BACKENDS["triton"].Backward
+    monkeypatch.setattr(cut, "of", lambda *_: cut(size, 128, 2))
+    for part, got in _gradients("Entropy", state)[0].items():
+        assert not far(got, whole[part].cpu(), 1e-12).any(), part
+
+
+@runs
+def test_what_drifts_is_put_right_at_cuts():
+    """Levels that drift apart, as by rounding over a million positions, change no gradient, and are reported."""
+    T, K, C, lengths = LONG_SIZE
+    right, state = _gradients("Log")
+    drift = 1e-2 * torch.arange(T + 1, device=HERE, dtype=torch.float64) / T
+    drifting = state._replace(offset=state.offset + drift)
+    for part, got in _gradients("Log", drifting)[0].items():
+        assert (got - right[part]).abs().max() < 1e-3 * right[part].abs().max().clamp(min=1), part
+    parts, on = models("Log", LONG_SIZE, torch.float64)
+    given = there(parts, torch.float64), on.to(HERE), T, K, C, drifting
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        cotangent = torch.ones(1, len(lengths), dtype=torch.float64, device=HERE)
+        found = _counting().gradients(*given, cotangent, [{"emission"}], torch.float64)
+    assert 5e-3 < found.deviation.abs().max() < 2e-2
+    total = found.grads[0]["emission"].sum(-1)
+    inside = torch.arange(T, device=HERE) < on.to(HERE)[:, None]
+    assert not far(total[inside], torch.ones(int(inside.sum()), dtype=torch.float64), 1e-4).any()
+
+
+FAMILY = {
+    "emissions x100": lambda e, w: (100 * e, w),
+    "means apart": lambda e, w: (e + 4.0 * torch.arange(e.shape[-1]), w),
+    "sticky": lambda e, w: (e, torch.full_like(w, -50.0) + 50.0 * torch.eye(w.shape[-1])),
+    "no mixing": lambda e, w: (e, torch.where(torch.eye(w.shape[-1]) > 0, torch.zeros_like(w), -float("inf"))),
+}
+
+
+@runs
+@pytest.mark.parametrize("family", FAMILY)
+def test_single_precision_is_true(family):
+    """Gradients of log Z in float32, to what one rounding of a score leaves of them."""
+    T, K, C = 40, 9, 3
+    g = torch.Generator().manual_seed(0)
+    emission, transition = FAMILY[family](torch.randn(1, T, C, generator=g), torch.randn(1, C, C, generator=g))
+    parts = [{"emission": emission, "transition": transition, "duration": 0.3 * torch.randn(1, K, C, generator=g)}]
+    program, lengths, wanted = compiled(Log), torch.tensor([T]), [{"emission", "transition", "duration"}]
+    double = [{n: t.double() for n, t in parts[0].items()}]
+    cotangent = torch.ones(1, 1, dtype=torch.float64)
+    state = reference.scan(program, double, lengths, T, K, C, True)
+    expected = reference.scan_vjp(program, double, lengths, T, K, C, state, cotangent, wanted)[0]
+    kernels, on = BACKENDS["triton"], there(parts, torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        got = kernels.scan(program, on, lengths.to(HERE), T, K, C, True)
+        found = kernels.scan_vjp(program, on, lengths.to(HERE), T, K, C, got, cotangent.to(HERE), wanted)[0]
+    assert not far(got.value, state.value, 1e-6).any()
+    for part, row in expected.items():
+        assert_gradient(part, found[part], list(row), 3e-6)
 
 
 @runs

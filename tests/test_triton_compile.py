@@ -14,6 +14,7 @@ import pytest
 
 from semicrf.algebra import KL, CrossEntropy, Entropy, KMax, Log, Max
 from semicrf.compile import compiled
+from semicrf.compile.triton import shape
 from semicrf.engine.dispatch import INTERPRETED
 from semicrf.engine.plan import known, plan, power, squares, steps
 
@@ -25,16 +26,22 @@ FACTORED = ("emission", "transition", "duration")
 SHAPES = [(100, 24), (32, 24), (8, 9), (16, 16), (1, 32), (1000, 24)]
 """(K, C) of the benchmarks."""
 STORED = {
-    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets"), "*fp64"),
+    **dict.fromkeys(("value", "offsets", "frames", "cotangent", "source", "over", "ahead_offsets", "u"), "*fp64"),
+    **dict.fromkeys(("starts", "ends", "emitted", "sums", "carry", "covered", "anchor", "deviation"), "*fp64"),
     **dict.fromkeys(("alpha_id", "g_id", "end_id"), "*i32"),
     "limit": "*i16",
-    **dict.fromkeys(("alpha", "g", "ahead", "u", "rows", "table", "now", "bar", "into"), "*fp32"),
+    "bound": "*i8",
+    "after": "*i32",
+    **dict.fromkeys(("alpha", "g", "ahead", "rows", "table", "now", "bar", "into"), "*fp32"),
     **dict.fromkeys(("T", "K", "C", "ring", "span", "pitch", "columns", "urows", "uring"), "i32"),
     **dict.fromkeys(("lengths", "ids", "start", "end", "label", "count"), "*i64"),
     **dict.fromkeys(("before", "duration", "total"), "*fp64"),
     **dict.fromkeys(("B", "lead_columns", "lead_places", "seed_low", "seed_high"), "i32"),
     "low": "*i32",
     "stored": ("*fp32",) * 5,
+    **dict.fromkeys(
+        ("b0", "origin", "first", "own", "stop", "size", "pairs", "shares", "cut0", "cuts", "every"), "i32"
+    ),
 }
 
 
@@ -44,7 +51,8 @@ def built(kernel: Any, constants: dict[str, Any], capability: int, warps: int) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names, parts = kernel.arg_names, constants["P"].rows if "P" in constants else ()
+    layout = constants.get("P", constants.get("G"))
+    names, parts = kernel.arg_names, layout.rows if layout else ()
     types = STORED | {n: ("*fp32",) * len(parts) for n in ("parts", "grads")}
     signature = {n: "constexpr" if n in constants else types[n] for n in names}
     fixed = {(names.index(n),): v for n, v in constants.items()}
@@ -88,7 +96,7 @@ def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[i
         "TB": cut.rows,
         "SB": cut.group,
         "KEEP": False,
-        "SUMS": semiring is Log and cut.sums(K),
+        "SUMS": shape(program).levelled and cut.sums(K),
     }
     reverse = given | {"TB": back.rows, "SB": back.group, "G": given["P"]}
     return {
@@ -99,13 +107,14 @@ def kernels(semiring: Any, K: int, C: int, capability: int) -> dict[str, tuple[i
 
 def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
     """Both directions of Log at once, and what counts from them."""
-    from semicrf.kernels import counts, scan
+    from semicrf.kernels import counts, meet, scan
 
     given = constants(Log, C)
     cut, rows = plan(K, C, 1), known(K, C)
     reversed_ = constants(Log, C, backwards=True)["P"]
-    reads = given | {"G": given["P"]}
-    tile = {"TB": rows.rows, "SB": rows.group}
+    reads = {n: given[n] for n in ("P", "F", "CP")} | {"TB": rows.rows}
+    writes = reads | {"G": given["P"]}
+    group = {"SB": 8}
     return {
         "scan_both": built(
             scan.scan_both,
@@ -113,9 +122,16 @@ def meeting(K: int, C: int, capability: int) -> dict[str, tuple[int, int, int]]:
             capability,
             cut.warps,
         ),
-        "meet": built(counts.meet, reads | tile, capability, rows.warps),
-        "transition_counts": built(counts.transition_counts, reads | {"SB": squares(C)}, capability, 4),
-        "duration_counts": built(counts.duration_counts, reads | {"TB": rows.rows, "KB": 4, "SB": 4}, capability, 4),
+        "tiles": built(meet.tiles, reads, capability, 4),
+        "rows": built(meet.rows, writes | {"SB": squares(C)}, capability, 8),
+        "link": built(meet.link, {"CP": given["CP"], "TB": rows.rows, "NB": 32}, capability, 4),
+        "cover": built(meet.cover, reads | group, capability, 4),
+        "settle": built(meet.settle, {"G": given["P"], "CP": given["CP"]}, capability, 1),
+        "transition_counts": built(
+            counts.transition_counts, {n: writes[n] for n in ("P", "G", "F", "CP")} | {"SB": squares(C)}, capability, 8
+        ),
+        "positions": built(counts.positions, writes, capability, 4),
+        "segment_counts": built(counts.segment_counts, writes | group | {"KB": 4}, capability, 4),
     }
 
 
@@ -156,7 +172,7 @@ def spilled(made: dict[str, tuple[int, int, int]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("K", "C"), SHAPES)
-@pytest.mark.parametrize("semiring", [Log, Max, Entropy], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("semiring", [Log, Max, Entropy, KL], ids=lambda s: s.__name__)
 def test_nothing_spills_in_the_shapes_of_the_benchmarks(semiring, K, C):
     assert not spilled(kernels(semiring, K, C, 90))
 

@@ -173,3 +173,96 @@ def test_more_elements_than_32_bits_count(monkeypatch):
     value = SemiCRFDistribution(SegmentPotentials(segment, rest[0]), validate_args=False).log_partition
     alone = SemiCRFDistribution(SegmentPotentials(segment[-2:], rest[0]), validate_args=False).log_partition
     assert torch.equal(value[-2:], alone)
+
+
+# ------------------------------------------------------------------ length
+def long(family: str, T: int, K: int, C: int) -> dict[str, torch.Tensor]:
+    """One sequence of a family that is hard for float32, on the GPU."""
+    g = torch.Generator().manual_seed(0)
+    emission, transition = torch.randn(T, C, generator=g), torch.randn(C, C, generator=g)
+    duration = 0.3 * torch.randn(K, C, generator=g) - 0.02 * torch.arange(K)[:, None]
+    if family.startswith("x"):
+        emission *= int(family[1:])
+    elif family == "means apart":
+        emission += 4.0 * (torch.arange(C) - (C - 1) / 2)
+    elif family == "log softmax":
+        emission = torch.log_softmax(3 * emission, -1)
+    elif family == "planted":
+        label = torch.randint(0, C, (T // 20 + 1,), generator=g).repeat_interleave(20)[:T]
+        emission = 0.3 * emission + 2.0 * torch.nn.functional.one_hot(label, C)
+    elif family.startswith("sticky"):
+        transition = -float(family.split()[1]) * (1 - torch.eye(C))
+    elif family == "forbidden":
+        transition = torch.where(torch.rand(C, C, generator=g) + torch.eye(C) < 0.5, -float("inf"), transition)
+    elif family == "no mixing":
+        transition = torch.where(torch.eye(C) > 0, 0.0, -float("inf"))
+    return {"emission": emission[None].cuda(), "transition": transition[None].cuda(), "duration": duration[None].cuda()}
+
+
+def solved(parts: dict[str, torch.Tensor], semiring: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The last field, and its gradient in the emissions."""
+    from semicrf.compile import compiled
+
+    parts = {n: t.to(dtype) for n, t in parts.items()}
+    parts["emission"].requires_grad_()
+    T, C = parts["emission"].shape[1:]
+    spec = Spec(compiled(semiring).key, "triton", layout([parts]), T, parts["duration"].shape[1], C)
+    value = ops.scan(spec, torch.tensor([T], device="cuda"), flat([parts])).value[-1]
+    return [value.detach(), torch.autograd.grad(value.sum(), parts["emission"])[0].double()]
+
+
+EASY, HARD = (
+    ("x1", "log softmax", "planted", "sticky 8"),
+    ("x10", "x100", "means apart", "sticky 50", "forbidden", "no mixing"),
+)
+
+
+@pytest.mark.parametrize("family", [*EASY, *HARD])
+def test_single_precision_is_true_at_length(family):
+    """Against the float64 kernels: log Z to 1e-7 of it, probabilities of positions everywhere along the sequence."""
+    parts = long(family, 100_000, 50, 8)
+    (single, marginals), (double, expected) = (solved(parts, "log", d) for d in (torch.float32, torch.float64))
+    assert (single - double).abs() <= 1e-7 * double.abs()
+    assert (marginals - expected).abs().max() <= 3e-5
+    assert (marginals.sum(-1) - 1).abs().max() <= 3e-5
+    entropies = [solved(parts, "entropy", d)[0] for d in (torch.float32, torch.float64)]
+    assert (entropies[0] - entropies[1]).abs() <= 1e-6 * entropies[1].abs() + 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "K", "C"), [("x1", 50, 8), ("means apart", 50, 8), ("x1", 100, 24), ("x100", 100, 24)]
+)
+def test_single_precision_is_true_at_a_million_positions(family, K, C):
+    parts = long(family, 1_000_000, K, C)
+    (single, marginals), (double, expected) = (solved(parts, "log", d) for d in (torch.float32, torch.float64))
+    assert (single - double).abs() <= 1e-6 * double.abs()
+    assert (marginals - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize(("semiring", "times"), [("log", 4.0), ("entropy", 6.0)])
+def test_memory_of_gradients(semiring, times):
+    parts = long("x1", 300_000, 100, 24)
+    solved(parts, semiring, torch.float32)
+    torch.cuda.synchronize()
+    from semicrf.compile import compiled
+
+    parts["emission"].requires_grad_()
+    spec = Spec(compiled(semiring).key, "triton", layout([parts]), 300_000, 100, 24)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    value = ops.scan(spec, torch.tensor([300_000], device="cuda"), flat([parts])).value[-1]
+    torch.autograd.grad(value.sum(), parts["emission"])
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before <= times * parts["emission"].nbytes
+
+
+def test_memory_of_the_best_path():
+    parts = long("x1", 300_000, 100, 24)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    d = SemiCRFDistribution(
+        FactoredPotentials(*(parts[n] for n in ("emission", "transition", "duration"))), validate_args=False
+    )
+    assert d.argmax.start.numel() > 0
+    assert torch.cuda.max_memory_allocated() - before <= 3 * parts["emission"].nbytes

@@ -37,6 +37,7 @@ class Mean:
     weight: int
     payload: tuple[float, ...]
     plus: tuple[float, ...]
+    shift: tuple[float, ...]  # what the action of every potential adds to the field
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def _mean(program: Program, i: int, weights: list[Weight], index: dict[int, int]
     payload, plus = [0.0] * program.potentials, [0.0] * len(weights)
     for w, c in shift.items():
         payload[w.attr[0]] += c
+    shifts = tuple(payload)
     for term, c in terms.items():
         if term.op != "surprisal" or totals.get(term.args[0]) is not term.args[1]:
             return None
@@ -89,7 +91,7 @@ def _mean(program: Program, i: int, weights: list[Weight], index: dict[int, int]
         plus[g] += c
         if potential is not None:
             payload[potential] -= c
-    return Mean(i, index[share.args[0].attr[0]], tuple(payload), tuple(plus))
+    return Mean(i, index[share.args[0].attr[0]], tuple(payload), tuple(plus), shifts)
 
 
 def _linear(node: Expr, itself: Expr) -> dict[Expr, float] | None:

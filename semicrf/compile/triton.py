@@ -23,7 +23,7 @@ from semicrf.compile.loglinear import LogLinear, loglinear
 from semicrf.compile.program import Program
 from semicrf.compile.simplify import simplify
 from semicrf.compile.triton_plain import FINISH, GROUP, MERGE, SINGLE, plain
-from semicrf.compile.triton_text import Body, function, straight
+from semicrf.compile.triton_text import Body, adding, function, reducing, straight
 from semicrf.errors import SemiringError
 
 
@@ -40,21 +40,40 @@ class Shape:
     empty: tuple[float, ...]  # the numbers of the accumulator of no terms
     levels: tuple[int, ...]  # potential -> a field that it alone shifts, or -1
     bare: bool  # whether a sum can be streamed without its places
+    weights: tuple[int, ...]  # the fields that are log-sums, where accumulators are framed
+    scales: tuple[int, ...]  # the potential that shifts each of them, -1 for none
+    gauges: tuple[int, ...]  # means: fields from which any number may be taken, as it then lacks in every sum alike
+    weighing: tuple[int, ...]  # the field that weighs each of them
+
+    @property
+    def levelled(self) -> bool:
+        """Whether a row's level makes the largest of every log-sum 0."""
+        pairs = zip(self.scales, self.weights, strict=True)
+        return bool(self.weights) and all(p >= 0 and self.levels[p] == field for p, field in pairs)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an accumulator has beside its frames."""
+        return self.sums - len(self.weights)
 
 
 def _act(program: Program) -> str:
-    """Zero where every potential that gates an arc is -inf; no test where the sum comes out as zero by itself."""
+    """Zero where every potential that gates an arc is -inf; no test where the sum comes out as zero by itself, or where
+    a field is not read in an element of zero weight.
+    """
     body, results = straight(program.act, "a[0]")
-    zero, gate = program.semiring.zero, leaf("w", 0)
-    by_itself = [
-        program.gates == 1 and zero[i] == -math.inf and output is Expr("add", (leaf("a", i), gate))
+    zero, gates = program.semiring.zero, [leaf("w", g) for g in range(program.gates)]
+    form = loglinear(program)
+    unread = {m.field for m in form.means if not any(m.shift)} if form else set()
+    fine = [
+        i in unread or (zero[i] == -math.inf and any(output is Expr("add", (leaf("a", i), gate)) for gate in gates))
         for i, output in enumerate(program.act)
     ]
-    if not all(by_itself):
+    if not all(fine):
         body.lines.insert(0, f"forbidden = {_test(program)}")
     written = [
-        result if fine else body.let(f"tl.where(forbidden, {_literal(zero[i])}, {result})")
-        for i, (result, fine) in enumerate(zip(results, by_itself, strict=True))
+        result if ok else body.let(f"tl.where(forbidden, {_literal(zero[i])}, {result})")
+        for i, (result, ok) in enumerate(zip(results, fine, strict=True))
     ]
     return function("act", "a, w", "The product of an element and lifted potentials.", body.lines, written)
 
@@ -88,61 +107,107 @@ def _sum_vjp(program: Program) -> str:
 
 
 # ------------------------------------------------------------------ framed accumulators
-def _frames(program: Program) -> tuple[LogLinear, tuple[float, ...], list[str]]:
-    """The form, the empty accumulator and the text of a log-linear semiring's accumulator.
+def _frames(program: Program) -> tuple[tuple[float, ...], list[str]]:
+    """The empty accumulator and the text of a log-linear semiring's accumulator.
 
-    It holds, in this order, the frame and the mass ``sum exp(x_g - frame_g)`` of every weight g, and of every mean the
-    moment ``sum exp(x_f - frame_f) (x_i - sum_g c_g (x_g - frame_g))``.
+    It holds the frame of every weight g; then its *numbers* relative to these: the mass ``sum exp(x_g - frame_g)`` of
+    every weight and the moment ``sum exp(x_f - frame_f) (x_i - sum_g c_g (x_g - frame_g))`` of every mean. In given
+    frames sums are sums of numbers, and the action of a potential is a product of numbers (`times`), so there an
+    exponential for every source and every potential takes the place of one for every arc.
     """
     form = loglinear(program)
     assert form is not None
     G, fields = len(form.weights), [w.field for w in form.weights]
-    empty = tuple(v for _ in fields for v in (-math.inf, 0.0)) + (0.0,) * len(form.means)
-    group, one, merge, finish = Body(), Body(), Body(), Body()
-    frames, masses, rise, weight = [], [], [], []
-    for f in fields:
-        m = group.let(f"tl.max(x[{f}], axis)")
-        rise.append(group.let(f"x[{f}] - tl.expand_dims(finite({m}), axis)"))
-        weight.append(group.let(f"exp({rise[-1]})"))
-        frames.append(m)
-        masses.append(group.let(f"tl.sum({weight[-1]}, axis)"))
-    moments = [
-        group.let(f"tl.sum(weigh({weight[m.weight]}, {_less(f'x[{m.field}]', m.plus, rise)}), axis)")
-        for m in form.means
+    empty = (-math.inf,) * G + (0.0,) * (G + len(form.means))
+    text = [
+        reducing("highest", fields, "tl.max", "most", "The largest of every weight along an axis."),
+        adding("most", G, "tl.maximum({}, {})"),
+        reducing("totals", list(range(G + len(form.means))), "tl.sum", "add_numbers", "Numbers along an axis."),
+        adding("add_numbers", G + len(form.means)),
+        _linear(form, fields),
+        _times(form),
+        _group(G, G + len(form.means)),
+        _single(form, fields),
+        _merge(form),
+        _scale(form),
+        _finish(program, form, fields),
     ]
-    first = [one.let(f"x[{f}] - finite(x[{f}])") for f in fields]
-    alone = [_less(f"x[{m.field}]", m.plus, first) for m in form.means]
-    ones = one.let(f"constant(1.0, x[{fields[0]}])")
-    tops, scales = [], []
-    for g in range(G):
-        top = merge.let(f"tl.maximum(a[{2 * g}], b[{2 * g}])")
-        safe = merge.let(f"finite({top})")
-        down = [merge.let(f"{side}[{2 * g}] - {safe}") for side in "ab"]
-        scales.append((down, [merge.let(f"exp({d})") for d in down]))
-        tops += [top, merge.let(" + ".join(f"{s}[{2 * g + 1}] * {e}" for s, e in zip("ab", scales[g][1], strict=True)))]
+    return empty, text
+
+
+def _linear(form: LogLinear, fields: Sequence[int]) -> str:
+    body = Body()
+    rise = [body.let(f"x[{f}] - f[{g}]") for g, f in enumerate(fields)]
+    mass = [body.let(f"exp({r})") for r in rise]
+    moments = [body.let(f"weigh({mass[m.weight]}, {_less(f'x[{m.field}]', m.plus, rise)})") for m in form.means]
+    return function("linear", "x, f", "The numbers of elements in frames f.", body.lines, mass + moments)
+
+
+def _times(form: LogLinear) -> str:
+    G = len(form.weights)
+    masses = [f"a[{g}] * b[{g}]" for g in range(G)]
+    moments = [f"a[{G + i}] * b[{m.weight}] + a[{m.weight}] * b[{G + i}]" for i, m in enumerate(form.means)]
+    return function("times", "a, b", "The numbers of a product.", [], masses + moments)
+
+
+def _group(G: int, N: int) -> str:
+    levels = "".join(f"tl.expand_dims(finite(m[{g}]), axis), " for g in range(G))
+    lines = ["m = highest(x, axis)", f"n = totals(linear(x, ({levels})), axis)"]
+    results = [f"m[{g}]" for g in range(G)] + [f"n[{i}]" for i in range(N)]
+    return function("group", "x, place, axis: tl.constexpr", GROUP, lines, results)
+
+
+def _single(form: LogLinear, fields: Sequence[int]) -> str:
+    body = Body()
+    alone = []
+    for m in form.means:  # where its own weight is zero, a mean is not read
+        others = tuple(0.0 if g == m.weight else c for g, c in enumerate(m.plus))
+        alone.append(_less(f"x[{m.field}]", others, [f"(x[{f}] - finite(x[{f}]))" for f in fields]))
+    ones = body.let(f"constant(1.0, x[{fields[0]}])")
+    return function(
+        "single", "x, place", SINGLE, body.lines, [f"x[{f}]" for f in fields] + [ones for _ in fields] + alone
+    )
+
+
+def _merge(form: LogLinear) -> str:
+    body, G = Body(), len(form.weights)
+    tops = [body.let(f"tl.maximum(a[{g}], b[{g}])") for g in range(G)]
+    safe = [body.let(f"finite({top})") for top in tops]
+    sides = []
+    for side in "ab":
+        down = [body.let(f"{side}[{g}] - {safe[g]}") for g in range(G)]
+        sides.append(_scaled(body, form, [f"{side}[{G + i}]" for i in range(G + len(form.means))], down))
+    sums = [body.let(f"{a} + {b}") for a, b in zip(*sides, strict=True)]
+    return function("merge", "a, b", MERGE, body.lines, tops + sums)
+
+
+def _scale(form: LogLinear) -> str:
+    body, G = Body(), len(form.weights)
+    results = _scaled(body, form, [f"n[{i}]" for i in range(G + len(form.means))], [f"down[{g}]" for g in range(G)])
+    return function("scale", "n, down", "Numbers in frames from which their own are `down`.", body.lines, results)
+
+
+def _scaled(body: Body, form: LogLinear, numbers: Sequence[str], down: Sequence[str]) -> list[str]:
+    G = len(form.weights)
+    shrink = [body.let(f"exp({d})") for d in down]
+    masses = [f"{numbers[g]} * {shrink[g]}" for g in range(G)]
+    moments = [
+        f"weigh({shrink[m.weight]}, {_less(numbers[G + i], m.plus, [f'{numbers[m.weight]} * {d}' for d in down])})"
+        for i, m in enumerate(form.means)
+    ]
+    return masses + moments
+
+
+def _finish(program: Program, form: LogLinear, fields: Sequence[int]) -> str:
+    body, G = Body(), len(form.weights)
+    logs = [body.let(f"log(a[{G + g}])") for g in range(G)]
+    results = {f: body.let(f"a[{g}] + {logs[g]}") for g, f in enumerate(fields)}
     for i, m in enumerate(form.means):
-        terms = []
-        for n, side in enumerate("ab"):
-            mass = f"{side}[{2 * m.weight + 1}]"
-            moved = [f"{mass} * {down[n]}" for down, _ in scales]
-            terms.append(f"weigh({scales[m.weight][1][n]}, {_less(f'{side}[{2 * G + i}]', m.plus, moved)})")
-        tops.append(merge.let(" + ".join(terms)))
-    logs = [finish.let(f"log(a[{2 * g + 1}])") for g in range(G)]
-    results = {f: finish.let(f"a[{2 * g}] + {logs[g]}") for g, f in enumerate(fields)}
-    for i, m in enumerate(form.means):
-        mean = f"a[{2 * G + i}] / a[{2 * m.weight + 1}]"
+        mean = f"a[{2 * G + i}] / a[{G + m.weight}]"
         # a weight that is zero throughout has made the moment infinite already: its logarithm is left out
         value = _less(mean, tuple(-c for c in m.plus), [f"finite({x})" for x in logs])
-        results[m.field] = finish.let(f'tl.where(a[{2 * m.weight}] > float("-inf"), {value}, 0.0)')
-    pairs = [v for pair in zip(frames, masses, strict=True) for v in pair]
-    singles = [v for f in fields for v in (f"x[{f}]", ones)]
-    text = [
-        function("group", "x, place, axis: tl.constexpr", GROUP, group.lines, pairs + moments),
-        function("single", "x, place", SINGLE, one.lines, singles + alone),
-        function("merge", "a, b", MERGE, merge.lines, tops),
-        function("finish", "a", FINISH, finish.lines, [results[i] for i in range(program.width)]),
-    ]
-    return form, empty, text
+        results[m.field] = body.let(f'tl.where(a[{m.weight}] > float("-inf"), {value}, 0.0)')
+    return function("finish", "a", FINISH, body.lines, [results[i] for i in range(program.width)])
 
 
 def _less(start: str, coefficients: Sequence[float], terms: Sequence[str]) -> str:
@@ -151,6 +216,38 @@ def _less(start: str, coefficients: Sequence[float], terms: Sequence[str]) -> st
         if c != 0:
             start += f" {'-' if c > 0 else '+'} " + (term if abs(c) == 1 else f"{abs(c)!r} * ({term})")
     return start
+
+
+def _move(program: Program, form: LogLinear | None) -> str:
+    body = Body()
+    moved = body.call("act(x, w)", program.width)
+    for i, m in enumerate(form.means if form else ()):
+        weight = f"x[{form.weights[m.weight].field}]"  # pyright: ignore[reportOptionalMemberAccess]  # it has means
+        gauge = f"w[{program.potentials + i}]"
+        moved[m.field] = body.let(f'tl.where({weight} == float("-inf"), {moved[m.field]}, {moved[m.field]} + {gauge})')
+    doc = "An element in other units: acted on by potentials, then by a number for every gauge."
+    return function("move", "x, w", doc, body.lines, moved)
+
+
+def _carry(program: Program, form: LogLinear | None, ids: int) -> str:
+    body, results = Body(), []
+    if form is None:
+        results = body.call("act(a, w)", program.width) + [f"a[{program.width + i}]" for i in range(ids)]
+    else:
+        G = len(form.weights)
+        for g, w in enumerate(form.weights):
+            results.append(body.let(f"a[{g}]" + (f" + w[{w.potential}]" if w.potential is not None else "")))
+        results += [f"a[{G + g}]" for g in range(G)]
+        for i, m in enumerate(form.means):
+            shifts = [f"{_times_number(c, f'w[{p}]')}" for p, c in enumerate(m.shift) if c]
+            more = f" + weigh(a[{G + m.weight}], {' + '.join(shifts)})" if shifts else ""
+            results.append(body.let(f"a[{2 * G + i}]{more}"))
+    name = "carry_bare" if program.ids and not ids else "carry"
+    return function(name, "a, w", "An accumulator whose terms are acted on by finite potentials.", body.lines, results)
+
+
+def _times_number(c: float, text: str) -> str:
+    return text if c == 1 else f"{c!r} * {text}"
 
 
 def _check_choices(program: Program) -> None:
@@ -175,38 +272,36 @@ def shape(program: Program) -> Shape:
     _check_choices(program)
     _check_shifts(program)
     width = program.width
-    framed = loglinear(program) is not None
-    empty = _frames(program)[1] if framed else tuple(map(float, program.semiring.zero))
+    form = loglinear(program)
+    weights, means = (form.weights, form.means) if form else ((), ())
+    empty = _frames(program)[0] if form else tuple(map(float, program.semiring.zero))
     levels = tuple(program.levels.get(m, -1) for m in range(program.potentials))
     hits = any(n.op == "hit" for n in postorder(program.sum))
     return Shape(
-        width, program.potentials, program.ids, len(empty) if framed else width,
+        width, program.potentials, program.ids, len(empty) if form else width,
         tuple(map(float, program.semiring.zero)), tuple(map(float, program.semiring.one)), empty, levels,
-        bool(program.ids) and not hits,
+        bool(program.ids) and not hits, tuple(w.field for w in weights),
+        tuple(-1 if w.potential is None else w.potential for w in weights), tuple(m.field for m in means),
+        tuple(weights[m.weight].field for m in means),
     )  # fmt: skip
-
-
-def _adder(name: str, n: int) -> str:
-    """What combines two tuples of n numbers in a reduction that adds each of them up."""
-    left, right = ([f"{side}{i}" for i in range(n)] for side in "ab")
-    sums = [f"{a} + {b}" for a, b in zip(left, right, strict=True)]
-    body = f"return {', '.join(sums)}"
-    return f"@triton.jit\ndef {name}({', '.join(left + right)}):\n    {body}\n"
 
 
 @cache
 def triton_source(program: Program) -> str:
     """The generated module; raises `SemiringError`, with the reason, where the kernels cannot run a semiring."""
-    made = shape(program)
-    if loglinear(program) is not None:
-        accumulator = _frames(program)[2]
+    made, form = shape(program), loglinear(program)
+    if form is not None:
+        accumulator = _frames(program)[1]
     else:
         accumulator = plain(program, ids=bool(program.ids)) + (plain(program, ids=False) if made.bare else [])
+    accumulator += [_move(program, form), _carry(program, form, program.ids)]
+    if program.ids:
+        accumulator.append(_carry(program, form, 0))
     adders = [
-        _adder("add", made.sums + made.ids),
-        _adder("add_bare", made.sums),
-        _adder("add_fields", made.fields),
-        _adder("add_potentials", made.potentials),
+        adding("add", made.sums + made.ids),
+        adding("add_bare", made.sums),
+        adding("add_fields", made.fields),
+        adding("add_potentials", made.potentials),
     ]
     head = f'"""{program.key}: generated from the text of the semiring; do not edit."""\n'
     return "\n\n".join([head, _act(program), _act_vjp(program), *accumulator, _sum_vjp(program), *adders])

@@ -10,7 +10,7 @@ from semicrf.algebra.expr import Expr, leaf, postorder
 from semicrf.compile.derive import choices, stored_ids
 from semicrf.compile.program import Program
 from semicrf.compile.simplify import simplify
-from semicrf.compile.triton_text import Body, function, straight
+from semicrf.compile.triton_text import Body, combining, function, straight
 
 GROUP = "The accumulator of the terms along an axis."
 SINGLE = "The accumulator of one term."
@@ -217,13 +217,31 @@ def plain(program: Program, ids: bool) -> list[str]:
         _, (name,) = straight([value], "x[0]", one)
         singles.append(one.let(f'tl.where({name} == float("-inf"), -1, {spot})'))
     fields = _tuple("x", width)
-    acc = _tuple("a", range(program.width + (program.ids if ids else 0)))
+    size = program.width + (program.ids if ids else 0)
+    acc = _tuple("a", range(size))
     return [
-        function(f"group{suffix}", "x, place, axis: tl.constexpr", GROUP, axis.body.lines, grouped[0] + grouped[1]),
+        _group(program, axis.body.lines, grouped[0] + grouped[1], suffix, size),
         function(f"single{suffix}", "x, place", SINGLE, one.lines, fields + singles),
         function(f"merge{suffix}", "a, b", MERGE, pair.body.lines, merged[0] + merged[1]),
         function(f"finish{suffix}", "a", FINISH, [], acc),
     ]
+
+
+def _group(program: Program, lines: Sequence[str], results: Sequence[str], suffix: str, size: int) -> str:
+    """Lists are merged in one reduction, or ranked by one maximum after another where that is slow (`TOGETHER`)."""
+    name, parameters = f"group{suffix}", "x, place, axis: tl.constexpr"
+    if size == 1 or any(n.op == "lse" for n in postorder(program.sum)):
+        return function(name, parameters, GROUP, lines, results)
+    left, right = ([f"{side}{i}" for i in range(size)] for side in "ab")
+    pair = combining(f"merged{suffix}", left, right, f"merge{suffix}(({', '.join(left)}), ({', '.join(right)}))")
+    once = [
+        "if TOGETHER:",
+        f"    y = tl.reduce(single{suffix}(x, place), axis, merged{suffix})",
+        "else:",
+        *[f"    {line}" for line in lines],
+        f"    y = ({', '.join(results)})",
+    ]
+    return pair + "\n\n" + function(name, parameters, GROUP, once, [f"y[{i}]" for i in range(size)])
 
 
 def _outputs(program: Program, kind: str) -> dict[Expr, Expr]:

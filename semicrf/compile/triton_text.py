@@ -31,7 +31,7 @@ class Body:
 
     def call(self, text: str, results: int) -> list[str]:
         names = [f"t{len(self.lines)}_{i}" for i in range(results)]
-        self.lines.append(f"{', '.join(names)} = {text}")
+        self.lines.append(f"{', '.join(names)}{',' * (results == 1)} = {text}")
         return names
 
     def number(self, node: Expr, bare: bool, like: str) -> str:
@@ -54,6 +54,27 @@ def function(name: str, parameters: str, doc: str, lines: Sequence[str], results
     returned = f"({', '.join(results)}{',' if len(results) == 1 else ''})"
     body = "\n".join(f"    {line}" for line in [f'"""{doc}"""', *lines, f"return {returned}"])
     return f"@triton.jit\ndef {name}({parameters}):\n{body}\n"
+
+
+def combining(name: str, left: Sequence[str], right: Sequence[str], result: str) -> str:
+    """The text of what combines two tuples of scalars, in a reduction."""
+    return f"@triton.jit\ndef {name}({', '.join([*left, *right])}):\n    return {result}\n"
+
+
+def adding(name: str, n: int, each: str = "{} + {}") -> str:
+    """What combines two tuples of n numbers, each with its own, in one reduction of them all."""
+    left, right = ([f"{side}{i}" for i in range(n)] for side in "ab")
+    return combining(name, left, right, ", ".join(each.format(a, b) for a, b in zip(left, right, strict=True)))
+
+
+def reducing(name: str, indices: Sequence[int], each: str, combine: str, doc: str) -> str:
+    """A reduction of several tensors: in one pass, or one by one where that is slow (`TOGETHER`)."""
+    apart = ", ".join(f"{each}(x[{i}], axis)" for i in indices)
+    if len(indices) == 1:
+        return function(name, "x, axis: tl.constexpr", doc, [], [apart])
+    picked = ", ".join(f"x[{i}]" for i in indices)
+    lines = ["if TOGETHER:", f"    y = tl.reduce(({picked}), axis, {combine})", "else:", f"    y = ({apart})"]
+    return function(name, "x, axis: tl.constexpr", doc, lines, [f"y[{i}]" for i in range(len(indices))])
 
 
 def straight(outputs: Sequence[Expr], like: str, body: Body | None = None) -> tuple[Body, list[str]]:

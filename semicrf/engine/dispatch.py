@@ -76,6 +76,15 @@ def choices(
     return module.scan(semiring, models, lengths, T, K, C, True)
 
 
+def rows(
+    module: ModuleType, semiring: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int
+) -> State:
+    """A scan with both alpha and g, where a module's `scan` may keep what else its gradients need."""
+    if hasattr(module, "rows"):
+        return module.rows(semiring, models, lengths, T, K, C)
+    return module.scan(semiring, models, lengths, T, K, C, True)
+
+
 def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:
     """The walk along the stored choices of the best path, on the device where they lie."""
     if "triton" in BACKENDS and lengths.device.type == "cuda":

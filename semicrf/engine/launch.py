@@ -15,7 +15,7 @@ from torch import Tensor
 
 from semicrf.compile import Program, load
 from semicrf.compile.triton import shape, triton_source
-from semicrf.engine.layout import PARTS
+from semicrf.engine.layout import PARTS, shared
 from semicrf.kernels import primitives
 
 NAMES = (
@@ -23,7 +23,14 @@ NAMES = (
     "weigh",
 )  # fmt: skip
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl}
+TOGETHER = tl.constexpr(not INTERPRETED)
+"""Whether tuples are reduced at once: the interpreter would take one number at a time."""
+HARDWARE = {} if INTERPRETED or torch.version.hip else {"exp": primitives.exp_ptx, "log": primitives.log_ptx}
+"""What generated functions call by other names on NVIDIA's GPUs: a third of the instructions for an exponential, a
+tenth for a logarithm.
+"""
+ENVIRONMENT = {name: getattr(primitives, name) for name in NAMES} | {"triton": triton, "tl": tl, "TOGETHER": TOGETHER}
+ENVIRONMENT |= HARDWARE
 
 
 class Constant:
@@ -69,15 +76,20 @@ class Kernel:
 
     def _launch(self, grid: tuple, tensors: Sequence[Any], args: tuple, constants: tuple, warps: int) -> None:
         flat = [t for x in tensors for t in (x if isinstance(x, tuple) else (x,))]
-        if INTERPRETED or any(t.data_ptr() % 16 for t in flat):
+        addresses = 0
+        for t in flat:
+            addresses |= t.data_ptr()
+        if INTERPRETED or addresses % 16:
             self.function[grid](*args, num_warps=warps)
             return
-        key = (tensors[-1].device.index, warps, *constants, *[t.dtype for t in flat[: len(tensors[0])]])
+        index = flat[-1].device.index
+        key = (index, warps, constants, *[t.dtype for t in flat])
         made = self.made.get(key)
         if made is None:
             self.made[key] = self.function[grid](*args, num_warps=warps)
-        else:
-            made[grid](*args)
+        else:  # as made[grid](*args) does, without asking for the device and for hooks
+            stream = torch._C._cuda_getCurrentRawStream(index)
+            made.run(*grid, stream, made.function, made.packed_metadata, None, None, None, *args)
 
 
 def _numbers(values: Sequence[float]) -> Any:
@@ -91,10 +103,13 @@ def namespace(program: Program, places: bool) -> Constant:
     made = shape(program)
     module = load(triton_source(program), "triton", ENVIRONMENT)
     bare = made.bare and not places
-    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add")}
-    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "sum_vjp", "add_fields", "add_potentials")}
+    functions = {f: getattr(module, f + "_bare" * bare) for f in ("group", "single", "merge", "finish", "add", "carry")}
+    functions |= {f: getattr(module, f) for f in ("act", "act_vjp", "move", "sum_vjp", "add_fields", "add_potentials")}
+    if made.weights:
+        functions |= {f: getattr(module, f) for f in ("totals", "linear", "times", "scale")}
     members = functions | {
-        "together": tl.constexpr(not INTERPRETED),
+        "together": TOGETHER,
+        "framed": tl.constexpr(bool(made.weights)),
         "fields": tl.constexpr(made.fields),
         "potentials": tl.constexpr(made.potentials),
         "ids": tl.constexpr(0 if bare else made.ids),
@@ -106,8 +121,17 @@ def namespace(program: Program, places: bool) -> Constant:
         "nothing": _numbers((0.0,) * made.fields),
         "still": _numbers((0.0,) * made.potentials),
         "unlimited": _numbers((2**31 - 1,) * made.potentials),
+        "far": _numbers((2.0**30,) * made.potentials),
         "unbounded": _numbers((0,) * made.potentials),
         "levels": _numbers(made.levels),
+        "levelled": tl.constexpr(made.levelled),
+        "weights": _numbers(made.weights),
+        "scales": _numbers(made.scales),
+        "gauges": _numbers(made.gauges),
+        "weighing": _numbers(made.weighing),
+        "shifts": tl.constexpr(made.potentials + len(made.gauges)),
+        "fixed": _numbers((0.0,) * (made.potentials + len(made.gauges))),
+        "masses": _numbers((0.0,) * (made.numbers)),
     }
     return Constant(f"{module.__name__}{'.bare' * bare}", members)
 
@@ -159,9 +183,18 @@ def gradients_of(
             shape = [sizes[axis] for axis in PARTS[name]]
             if name in spans:
                 shape.insert(1, spans[name])
-            made = new(*shape)
+            made = new(*shape, dtype=torch.float64) if name in spans else new(*shape)
             rows[name] = made.zero_() if set(zeros) & set(PARTS[name]) else made
         sums.append(rows)
     tensors = tuple(t for rows in sums for t in rows.values())
     names = tuple(tuple(rows) for rows in sums)
     return sums, Parts(tensors, _layout(names, ()), _layout(names, (), True))
+
+
+def summed(total: Tensor, like: Tensor, spans: bool) -> Tensor:
+    """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
+    if spans and like.shape[0] == 1:
+        total = total.flatten(0, 1)
+    elif spans:
+        total = total.sum(1)
+    return shared(total, like)

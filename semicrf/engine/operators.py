@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semicrf.compile import program
 from semicrf.engine import walk
-from semicrf.engine.dispatch import best, choices, serving, stored
+from semicrf.engine.dispatch import best, choices, rows, serving, stored
 from semicrf.engine.layout import BY_DURATION, MASKS, Spec
 from semicrf.engine.reference import State
 
@@ -84,9 +84,10 @@ def _scan_fake(semiring, backend, layout, T, K, C, keep, lengths, tensors):
         return value, real(0, B), real(0, B), real(0, B), ids(0, B), ids(0, B), ids(0, B), real(0, 0), real(0, 0)
     shape, gshape = (B, T + 1, C), (B, T, columns, C)
     elements = real(p.width, *shape, dtype=element), real(p.width, *gshape, dtype=element)
-    offset = real(p.potentials, B, T + 1)
+    offset = real(module.shifts(p) if hasattr(module, "shifts") else p.potentials, B, T + 1)
     both = hasattr(module, "both") and module.both(p, spec.models(tensors), B, C)
-    ahead = (real(2, *shape, dtype=element), real(1, B, T + 1)) if both else (real(0, 0), real(0, 0))
+    ahead = (real(1, *shape, dtype=element), real(1, B, T + 1)) if both else (real(0, 0), real(0, 0))
+    elements = (elements[0], real(0, B)) if both else elements
     return value, *elements, offset, ids(p.ids, *shape), ids(p.ids, *gshape), ids(p.ids, B), *ahead
 
 
@@ -123,7 +124,7 @@ def _sample(
     run = program(semiring)
     module = serving(backend, run, set(spec.names), lengths.device)
     models = spec.models(tensors)
-    state = module.scan(run, models, lengths, T, K, C, True)
+    state = rows(module, run, models, lengths, T, K, C)
     draw = getattr(module, "draw", walk.draw)
     return draw(run, models, lengths, T, K, C, state, seed, samples, sequence_id)
 
@@ -140,6 +141,13 @@ def run_choices(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> State
     run = program(spec.semiring)
     module = serving(spec.backend, run, set(spec.names), lengths.device)
     return choices(module, run, spec.models(tensors), lengths, spec.T, spec.K, spec.C)
+
+
+def run_rows(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor]) -> State:
+    """A scan with both alpha and g, not as an operator."""
+    run = program(spec.semiring)
+    module = serving(spec.backend, run, set(spec.names), lengths.device)
+    return rows(module, run, spec.models(tensors), lengths, spec.T, spec.K, spec.C)
 
 
 # ------------------------------------------------------------------ the twin for torch.compile

@@ -231,6 +231,9 @@ def scan(spec: Spec, lengths: Tensor, tensors: Sequence[Tensor], keep: bool = Fa
         return State(*torch.ops.semicrf.scan_autograd(*_args(spec), keep, lengths, tensors))
     if plain(tensors):
         return run_scan(spec, keep, lengths, tensors)
+    if _direct(tensors):  # without a transform around it, what lies below Function.apply, which binds names, will do
+        below = super(torch.autograd.Function, Scan)
+        return State(*below.apply(spec, keep, lengths, *tensors))  # pyright: ignore[reportAttributeAccessIssue]  # in C
     return State(*Scan.apply(spec, keep, lengths, *tensors))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,34 @@ def power(n: int) -> int:
 # Measured on an H100: longest K, most labels of a row, then (rows, group, warps) of the forward and the reverse sweep.
 Tiling = tuple[int, int, int]
 TABLE: tuple[tuple[int, int, Tiling, Tiling], ...] = (
-    (4, 32, (4, 4, 1), (16, 4, 8)),
-    (24, 16, (8, 4, 1), (16, 4, 8)),
-    (48, 32, (16, 8, 4), (16, 8, 8)),
-    (256, 32, (16, 16, 8), (16, 8, 8)),
-    (MANY, 32, (16, 16, 8), (16, 4, 8)),
+    (4, 32, (4, 2, 1), (16, 4, 8)),
+    (24, 16, (8, 8, 1), (16, 4, 8)),
+    (48, 32, (16, 16, 4), (16, 8, 8)),
+    (256, 32, (16, 16, 4), (16, 8, 8)),
+    (MANY, 32, (32, 16, 8), (16, 4, 8)),
     (MANY, 64, (8, 4, 8), (8, 4, 8)),
     (MANY, 128, (4, 2, 8), (4, 2, 8)),
     (MANY, MANY, (4, 2, 16), (4, 2, 16)),
 )
 
 
+def _wide(tiling: Tiling, width: int, reverse: bool) -> Tiling:
+    """What elements of several scalars leave of a tiling: an accumulator of theirs needs more registers."""
+    rows, group, warps = tiling
+    if width == 2:
+        return rows, min(group, 4 if reverse else 8), warps
+    if width <= 4 and not reverse:
+        return rows, min(group, 4), max(warps, 4)
+    return min(rows, 8), min(group, 2), max(warps, 4 if reverse else 8)
+
+
+@lru_cache(maxsize=256)
 def plan(K: int, C: int, width: int, interpreted: bool = False, reverse: bool = False) -> Plan:
     """The plan for elements of `width` scalars. `interpreted`: small tiles, which is all that an interpreter can do."""
     labels = power(max(C, 2))
     longest = next(row for row in TABLE if row[0] >= K and labels <= row[1])
-    rows, group, warps = (4, 2, 1) if interpreted else longest[3] if reverse else longest[2]
-    if width > 1 and not interpreted:  # an accumulator of several numbers needs more registers
-        rows, group = (rows, min(group, 4)) if width == 2 else (min(rows, 8), min(group, 2))
-        warps = warps if width == 2 else max(warps, 4)
+    tiling = (4, 2, 1) if interpreted else longest[3] if reverse else longest[2]
+    rows, group, warps = _wide(tiling, width, reverse) if width > 1 and not interpreted else tiling
     return Plan(labels, rows, group, power(K + 2 * rows + group), warps)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from semicrf.algebra.expr import Expr, leaf
 from semicrf.compile import Program
-from semicrf.compile.triton import triton_source
-from semicrf.engine import triton_arcs
-from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of
-from semicrf.engine.layout import UNFACTORED, shared
-from semicrf.engine.plan import SHORT, TILED, known, plan, squares
+from semicrf.compile.triton import shape, triton_source
+from semicrf.engine import triton_arcs, triton_counts
+from semicrf.engine.launch import INTERPRETED, Kernel, gradients_of, namespace, parts_of, summed
+from semicrf.engine.layout import UNFACTORED
+from semicrf.engine.plan import TILED, Plan, plan, power
 from semicrf.engine.reference import State
 from semicrf.engine.triton_draw import draw
 from semicrf.errors import SemiringError
@@ -28,14 +29,35 @@ from semicrf.kernels import scan_vjp as backward
 __all__ = ["best", "both", "draw", "scan", "scan_vjp", "serves", "stored"]
 
 REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
-FORWARD, BOTH_WAYS, BACKWARD, ROWS, TRANSITIONS, DURATIONS, WALK = map(
-    Kernel, (forward.scan, forward.scan_both, backward.scan_vjp, counts.meet, counts.transition_counts,
-             counts.duration_counts, walk.best)
-)  # fmt: skip
+FORWARD, BOTH_WAYS, BACKWARD, DURATIONS, WALK = map(
+    Kernel, (forward.scan, forward.scan_both, backward.scan_vjp, counts.duration_counts, walk.best)
+)
 BOTH = 256
 """The most sequences that are swept in both directions at once."""
-SPAN = 1024
-"""Sources whose durations one program counts: a constant, so that sums have one order."""
+PROGRAMS = 1024
+"""About as many as count the durations of one run, of all sequences."""
+SMALL = 1 << 19
+"""Entries of a scalar that are not worth another run."""
+
+
+class Backward(NamedTuple):
+    """How a reverse sweep is cut into runs, so that what only one of them reads is small beside the emissions; by
+    shapes alone, so that sums have one order.
+    """
+
+    size: int  # positions of a run
+    ring: int  # positions that are kept: those of a run and of the segments that start in it
+    spans: int  # programs that share the sources of a run, for a few durations of one sequence
+
+    @classmethod
+    def of(cls, B: int, T: int, K: int, C: int, cut: Plan) -> Backward:
+        reach, ring = K + 2 * cut.rows + cut.group, power(T + 1 + cut.rows)
+        spans = max(1, min(PROGRAMS // (B * -(-K // 4)), T // 64))
+        while ring >= 4 * (reach + 64) and B * ring * C > max(SMALL, B * T * C // 8):
+            ring //= 2
+        if ring > T + cut.rows:
+            return cls(T + 1, ring, spans)
+        return cls((ring - reach) // 64 * 64, ring, spans)
 
 
 def serves(program: Program, parts: set[str], device: torch.device) -> bool:
@@ -78,6 +100,12 @@ def _log_sum(program: Program) -> bool:
     return (program.sum, program.mul, program.act) == ((Expr("lse", (x,)),), (product,), (action,))
 
 
+def shifts(program: Program) -> int:
+    """How many offsets a row has: potentials, and means that are kept relative to the best label's."""
+    made = shape(program)
+    return made.potentials + len(made.gauges)
+
+
 @lru_cache(maxsize=64)
 def _none(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
     """A tensor without entries, for all states that lack one."""
@@ -87,12 +115,42 @@ def _none(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 def scan(
     program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: bool
 ) -> State:
-    """The forward sweep; see `semicrf.engine.reference.scan`."""
-    B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    """The forward sweep; see `semicrf.engine.reference.scan`. Where gradients take both directions, its state has no g:
+    `rows` has.
+    """
     if not _tiled(models, C):
-        return triton_arcs.scan(program, models, lengths, T, K, C, keep, dtype)
-    cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, keep)
-    sides = 2 if keep and both(program, models, B, C) else 1
+        return triton_arcs.scan(program, models, lengths, T, K, C, keep, _real(models))
+    return _sweep(program, models, lengths, T, K, C, _ends(program, models, lengths.shape[0], C) if keep else NOTHING)
+
+
+def rows(program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int) -> State:
+    """The forward sweep with all that it finds, for who draws from it."""
+    if not _tiled(models, C):
+        return triton_arcs.scan(program, models, lengths, T, K, C, True, _real(models))
+    return _sweep(program, models, lengths, T, K, C, ALL)
+
+
+def choices(program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int) -> State:
+    """The forward sweep with its choices alone, for the walk along them."""
+    if not _tiled(models, C):
+        return triton_arcs.scan(program, models, lengths, T, K, C, True, _real(models))
+    return _sweep(program, models, lengths, T, K, C, CHOICES)
+
+
+NOTHING, ALL, ENDS, CHOICES = range(4)
+"""What a sweep keeps, as `semicrf.kernels.scan` has it."""
+
+
+def _ends(program: Program, models: list[dict[str, Tensor]], B: int, C: int) -> int:
+    return ENDS if both(program, models, B, C) else ALL
+
+
+def _sweep(
+    program: Program, models: list[dict[str, Tensor]], lengths: Tensor, T: int, K: int, C: int, keep: int
+) -> State:
+    B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
+    cut, parts, S = plan(K, C, d, INTERPRETED), parts_of(models), namespace(program, keep != NOTHING)
+    sides = 2 if keep == ENDS else 1
 
     def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
@@ -104,22 +162,29 @@ def scan(
     value, real = new(d, B), _none(lengths.device, torch.float64, 0, B)
     state = State(value, real, real, real, places(B), places(B), places(B))
     if keep:
-        ids = places(B, T + 1, C), places(B, T, 1, C), state.end_id
-        alpha, g = new(d, B, T + 1, C, dtype=dtype), new(d, B, T, 1, C, dtype=dtype)
-        state = State(value, alpha, g, new(p, B, T + 1), *ids)
-        if sides == 2:
-            state = state._replace(ahead=new(2, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
+        state = state._replace(alpha_id=places(B, T + 1, C), g_id=places(B, T, 1, C))
+    if keep in (ALL, ENDS):
+        state = state._replace(alpha=new(d, B, T + 1, C, dtype=dtype), offset=new(shifts(program), B, T + 1))
+    if keep == ALL:
+        state = state._replace(g=new(d, B, T, 1, C, dtype=dtype))
+    if keep == ENDS:
+        state = state._replace(ahead=new(1, B, T + 1, C, dtype=dtype), ahead_offset=new(1, B, T + 1))
     rows = 2 * K + cut.table
-    u, frames = new(sides, d, B, cut.ring, C, dtype=dtype), new(sides, p, B, cut.ring // cut.rows, C)
-    table = new(sides, p, B, rows, cut.labels + 1, dtype=dtype)
-    given = (parts.tensors, lengths, *state[: 7 if sides == 1 else 9], u, frames, table)
-    tile = _log_sum(program) and cut.sums(K), cut.labels, cut.rows, cut.group
-    if sides == 2:
+    sums = shape(program).levelled and cut.sums(K)
+    u = new(sides, d, B, cut.ring, cut.labels)
+    frames = new(sides, shifts(program), B, cut.ring // cut.rows, cut.labels)
+    table = new(sides, max(p, shape(program).numbers) if sums else p, B, rows, cut.labels + 1, dtype=dtype)
+    blank = state.alpha if keep in (ALL, ENDS) else _none(lengths.device, dtype, 0, B)
+    stored = (value, blank, blank if keep != ALL else state.g, *state[3:7])
+    scratch = u, frames, table
+    tile = sums, cut.labels, cut.rows, cut.group
+    if keep == ENDS:
         layouts = parts.layout, parts.reversed
+        given = parts.tensors, lengths, *stored, *state[7:], *scratch
         BOTH_WAYS((B, 2, 1), given, (T, K, C, cut.ring - 1, rows), (S, *layouts, REAL[dtype], *tile), cut.warps)
     else:
         constants = S, parts.layout, REAL[dtype], keep, *tile
-        FORWARD((B, 1, 1), given, (T, K, C, cut.ring - 1), constants, cut.warps)
+        FORWARD((B, 1, 1), (parts.tensors, lengths, *stored, *scratch), (T, K, C, cut.ring - 1), constants, cut.warps)
     return state
 
 
@@ -131,46 +196,38 @@ def scan_vjp(
     B, d, p, dtype = lengths.shape[0], program.width, program.potentials, _real(models)
     if not _tiled(models, C):
         return triton_arcs.scan_vjp(program, models, lengths, T, K, C, state, cotangent, wanted, dtype)
-    meets = both(program, models, B, C)
-    cut = known(K, C, INTERPRETED) if meets else plan(K, C, d, INTERPRETED, reverse=True)
+    if both(program, models, B, C):
+        return triton_counts.gradients(models, lengths, T, K, C, state, cotangent, wanted, dtype).grads
+    cut = plan(K, C, d, INTERPRETED, reverse=True)
     parts, S = parts_of(models), namespace(program, True)
 
     def new(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return lengths.new_empty(shape, dtype=dtype)
 
-    spans = {"duration": -(-T // SPAN)} | ({"transition": -(-T // SHORT)} if meets else {})
-    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="" if meets else "T")
-    limit = new(p, B, T + 1, C, dtype=torch.int16 if K <= 32767 else torch.int32)
-    frames = new(p, B, T // cut.rows + 1, C, dtype=torch.float64)
-    arc = new(d + p, B, T + 1, C), limit, frames, new(p, B, 2 * K + cut.table, cut.labels + 1)
+    back = Backward.of(B, T, K, C, cut)
+    spans = {"duration": back.spans}
+    sums, grads = gradients_of(wanted, B, T, K, C, spans, new, zeros="TK")
+    arc = (
+        new(d, B, back.ring, C),
+        new(p, B, back.ring, C, dtype=torch.float64),
+        new(p, B, back.ring, C, dtype=torch.int16 if K <= 32767 else torch.int32),
+    )
+    carry, table = new(p, B, C + 3, C, dtype=torch.float64), new(p, B, 2 * K + cut.table, cut.labels + 1)
     layouts, tile = (S, parts.layout, grads.layout, REAL[dtype], cut.labels), (cut.rows, cut.group)
-    given = parts.tensors, grads.tensors, lengths
-    seeds = *given, cotangent.contiguous()
-    if meets:
-        rows = (*seeds, *state[:6], *state[7:])
-        ROWS((B, 1, 1), (*rows, *arc), (T, K, C), (*layouts, *tile), cut.warps)
-        if "transition" in wanted[0]:
-            grid = B, spans["transition"], 1
-            TRANSITIONS(grid, rows, (T, C, SHORT), (*layouts, squares(C)), 4)
-    else:
-        BACKWARD((B, 1, 1), (*seeds, *state[:7], *arc), (T, K, C), (*layouts, *tile), cut.warps)
-    if any("duration" in w for w in wanted):
-        read = *given, state.alpha, state.g, state.alpha_id, *arc
-        numbers = T, K, C, 2 * K + cut.table, SPAN
-        DURATIONS((B, -(-K // 4), spans["duration"]), read, numbers, (*layouts, cut.rows, 4, 4), 4)
+    given, seed = (parts.tensors, grads.tensors, lengths), cotangent.contiguous()
+    for first in reversed(range(0, T + 1, back.size)):
+        numbers = first, min(first + back.size, T + 1), back.ring - 1
+        BACKWARD(
+            (B, 1, 1), (*given, seed, *state[:7], *arc, carry, table), (T, K, C, *numbers), (*layouts, *tile), cut.warps
+        )
+        if any("duration" in w for w in wanted):
+            read = *given, state.alpha, state.g, state.offset, state.alpha_id, *arc, table
+            numbers = T, K, C, 2 * K + cut.table, *numbers, -(-back.size // (4 * back.spans)) * 4
+            DURATIONS((B, -(-K // 4), back.spans), read, numbers, (*layouts, cut.rows, 4, 4), 4)
     return [
-        {n: _shared(sums[m][n], model[n], n in spans) for n in want}
+        {n: summed(sums[m][n], model[n], n in spans) for n in want}
         for m, (model, want) in enumerate(zip(models, wanted, strict=True))
     ]
-
-
-def _shared(total: Tensor, like: Tensor, spans: bool) -> Tensor:
-    """A gradient in the shape and dtype of its part: spans added up, and sequences where the batch shares it."""
-    if spans and like.shape[0] == 1:
-        total = total.flatten(0, 1)
-    elif spans:
-        total = total.sum(1)
-    return shared(total, like)
 
 
 def best(lengths: Tensor, alpha_id: Tensor, g_id: Tensor, end_id: Tensor) -> tuple[Tensor, Tensor]:

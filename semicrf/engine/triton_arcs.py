@@ -38,7 +38,9 @@ def scan(
     rows, ids = (T, program.ids) if keep else (cut.ring, 0)
     value, end_id = new(d, B), new(ids, B, dtype=torch.int32)
     u = new(d, B, rows, columns, C, dtype=dtype)
-    alpha, offset = (new(d, B, T + 1, C, dtype=dtype), new(p, B, T + 1)) if keep else (new(0, B), new(0, B))
+    alpha, offset = (
+        (new(d, B, T + 1, C, dtype=dtype), new(p + len(S.gauges), B, T + 1)) if keep else (new(0, B), new(0, B))
+    )
     kept = ((T + 1, C), (T, columns, C)) if keep else ((), ())
     alpha_id, g_id = (new(ids, B, *shape, dtype=torch.int32) for shape in kept)
     source, now = new(p, B, cut.ring, C), new(d, B, C, dtype=dtype)
