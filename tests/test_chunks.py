@@ -256,7 +256,7 @@ def test_a_million_positions(family):
             parts |= {"segment_start": m["segment_end"].flip(1), "segment_end": m["segment_start"].flip(1)}
             parts |= {"start": m["end"], "end": m["start"]}
         state, _, reports = run(Entropy, [parts], torch.tensor([1_000_000]))
-        assert all(r.chunks == 8 and r.repairs == 0 and r.deviation < 1e-7 for r in reports)
+        assert all(r.chunks == 2 and r.repairs == 0 and r.deviation < 1e-7 for r in reports)
         log_z.append(state.value[0])
         entropy.append(state.value[1])
         one: dict[str, Any] = {n: t[0] for n, t in parts.items()}
@@ -274,8 +274,8 @@ def test_cuts_depend_on_shapes_alone():
     assert cuts(1000, 1, 16, 4) == []  # too little work
     assert cuts(100_000, 32, 100, 24) == []  # enough sequences
     assert cuts(100_000, 1, 1000, 24) == [50_000]
-    assert len(cuts(1_000_000, 1, 100, 24)) == 15
-    assert len(cuts(1_000_000, 4, 100, 24)) == 3
+    assert len(cuts(1_000_000, 1, 100, 24)) == 7
+    assert len(cuts(1_000_000, 4, 100, 24)) == 1
     for T_, B, K_ in [(123_457, 1, 100), (999_999, 3, 7), (50_001, 2, 1)]:
         at = [0, *cuts(T_, B, K_, 24), T_]
         assert min(np.diff(at)) >= burn_in(K_)
@@ -309,7 +309,7 @@ def test_diagnostics(short):
     d = semicrf.SemiCRFDistribution(
         semicrf.FactoredPotentials(emission, max_duration=K), lengths=torch.tensor([T, 30]), backend="cpu"
     ).diagnostics
-    assert d.chunks.tolist() == [8, 1]
+    assert d.chunks.tolist() == [4, 1]
     assert d.burn_in.tolist() == [burn_in(K), 0]
     assert d.repairs.tolist() == [0, 0]
     assert 0 < d.disagreement[0] < 1e-11

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST = 16  # sequences and chunks that run at once; a number of its own, so results do not depend on the machine's
+MOST = 8  # sequences and chunks that run at once; a number of its own, so results do not depend on the machine's
 SHARE = 12  # a chunk is at least so many times as long as what it takes to forget
-WORK = 4_000_000  # products (positions x labels x (durations + labels)) of a chunk, below which a cut saves nothing
+WORK = 16_000_000  # products (positions x labels x (durations + labels)) of a chunk, below which a cut saves nothing
 AGREED = 1e-11  # above the rounding of a window in float64, far below what is noticed
 
 
