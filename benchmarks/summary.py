@@ -38,6 +38,7 @@ def write(folder: Path, sources: Sequence[Path]) -> Path:
     parts = ["# Benchmark report\n\nMade by `python -m benchmarks report` from the json files in `benchmarks/results`."]
     for path, results in suites:
         parts += suite(path.name, results, figures.draw(results, folder, path.stem))
+    parts += [chunks(path.name, results) for path, results in tasks if "rows" in results]
     parts += [task(path.name, results) for path, results in tasks if "summary" in results or "results" in results]
     page = folder / "README.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -152,6 +153,22 @@ def standing(found: Sequence[Ahead], results: dict[str, Any]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
+def chunks(name: str, results: dict[str, Any]) -> str:
+    """Time in chunks against one piece, by family of models."""
+    T, K, C = results["size"]
+    said = f"## Time in chunks: (1, {T}, {K}, {C})\n\n[{name}](../{name}): `{results['about']['command']}`; "
+    said += (
+        f"{results['about']['machine']}. Ratios are of the fastest rounds; one chunk: not cut."
+    )
+    head = ["family", "quantity", "chunks", "run again", "ms", "in one piece, ms", "ratio", "relative difference"]
+    rows = [
+        [r["family"], r["quantity"], str(r["chunks"]), str(r["repairs"]), f"{r['chunks_ms']:.1f}", f"{r['one_ms']:.1f}",
+         f"{r['ratio']:.2f}", f"{r['apart']:.0e}"]
+        for r in results["rows"]
+    ]  # fmt: skip
+    return f"{said}\n\n{table(head, rows)}"
+
+
 def task(name: str, results: dict[str, Any]) -> str:
     """What was learned on real or simulated data: a mean and standard deviation over seeds."""
     versions = ", ".join(f"{n} {v}" for n, v in results.get("versions", {}).items())
