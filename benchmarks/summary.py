@@ -157,9 +157,7 @@ def chunks(name: str, results: dict[str, Any]) -> str:
     """Time in chunks against one piece, by family of models."""
     T, K, C = results["size"]
     said = f"## Time in chunks: (1, {T}, {K}, {C})\n\n[{name}](../{name}): `{results['about']['command']}`; "
-    said += (
-        f"{results['about']['machine']}. Ratios are of the fastest rounds; one chunk: not cut."
-    )
+    said += f"{results['about']['machine']}. Ratios are of the fastest rounds; one chunk: not cut."
     head = ["family", "quantity", "chunks", "run again", "ms", "in one piece, ms", "ratio", "relative difference"]
     rows = [
         [r["family"], r["quantity"], str(r["chunks"]), str(r["repairs"]), f"{r['chunks_ms']:.1f}", f"{r['one_ms']:.1f}",

@@ -45,7 +45,7 @@ class Marginals:
     def _check_room(self, name: str) -> None:
         d = self._distribution
         if name not in _CHEAP:
-            shape = (len(d._lengths), d.T, d.K, *[d.C] * (1 + (name == "edge")))
+            shape = (d._lengths.shape[0], d.T, d.K, *[d.C] * (1 + (name == "edge")))
             fix = "ask for fewer sequences at a time, or under torch.no_grad() for marginals.segment(segments)."
             check_room(f"marginals, {name}", shape, d._lengths.device, fix, d.dtype.itemsize)
 

@@ -41,7 +41,7 @@ def run(parts, quantity, gradients):
 found = {{}}
 for quantity in ("log_partition", "entropy"):
     for gradients in (False, True):
-        run(model(100, gradients), quantity, gradients)
+        run(model({LONG}, gradients), quantity, gradients)  # all loops there are, compiled and loaded
         inputs = [model(T, gradients) for T in ({SHORT}, {LONG})]
         peaks = [peak(lambda: run(parts, quantity, gradients), "cpu") for parts in inputs]
         growth = (peaks[1] - peaks[0]) / (8 * {B} * {C} * ({LONG} - {SHORT}))

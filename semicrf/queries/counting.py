@@ -56,7 +56,7 @@ def segment_count(self: SemiCRFDistribution, max: int) -> Tensor:
     """
     most = _validation.count("max", max, 1)
     fix = "fewer sequences at a time, or with_segment_count(m) for a small m."
-    check_room("segment_count", (len(self._lengths), self.T, self.K, self.C), self._lengths.device, fix, 32)
+    check_room("segment_count", (self._lengths.shape[0], self.T, self.K, self.C), self._lengths.device, fix, 32)
     arcs = scores(self.potentials.parts, self._lengths, self.T, self.K, self.C)
     joint, log_z = by_count(arcs, self._lengths, most), self._inference.log_z()[:, None]
     possible = joint > -inf

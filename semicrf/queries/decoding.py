@@ -59,7 +59,7 @@ def topk(self: SemiCRFDistribution, k: int, canonical: bool = False) -> tuple[Se
     _validation.count("k", k, 1)
     if canonical:
         fix = "canonical=False, or fewer sequences at a time."
-        check_room("topk", (len(self._lengths), self.T, self.K, self.C), torch.device("cpu"), fix, 24)
+        check_room("topk", (self._lengths.shape[0], self.T, self.K, self.C), torch.device("cpu"), fix, 24)
     start, end, label, count, value = self._inference.k_best(k, canonical)
     device, N = self._lengths.device, start.shape[-1]
     start, end, label, count, value = (x.to(device) for x in (start, end, label, count, value))
@@ -146,9 +146,9 @@ def _gain(p: SemiCRFDistribution, loss: str, cost: float, tolerance: int) -> tup
         return "emission", p._inference.log_z_gradients(["emission"])["emission"]
     if loss == "segment":
         fix = "backend='auto', with numba, which needs no table; or fewer sequences at a time."
-        check_room("mbr", (len(p._lengths), p.T, p.K, p.C), p._lengths.device, fix, 16)
+        check_room("mbr", (p._lengths.shape[0], p.T, p.K, p.C), p._lengths.device, fix, 16)
         return "segment", p._inference.log_z_gradients(["segment"])["segment"] - cost
-    check_room("mbr", (len(p._lengths), p.T, p.K), p._lengths.device, "fewer sequences at a time.", 24)
+    check_room("mbr", (p._lengths.shape[0], p.T, p.K), p._lengths.device, "fewer sequences at a time.", 24)
     if tolerance == 0:
         near = p._inference.log_z_gradients(["segment_start"])["segment_start"].sum(-1)
     else:

@@ -132,7 +132,7 @@ class MaxMarginals:
     @cached_property
     def _segments(self) -> Tensor:
         d = self._distribution
-        check_room("max_marginals, segments", (len(d._lengths), d.T, d.K, d.C), d._lengths.device, FIX, 16)
+        check_room("max_marginals, segments", (d._lengths.shape[0], d.T, d.K, d.C), d._lengths.device, FIX, 16)
         return torch.stack([self._segment(k)[1] for k in range(1, self._distribution.K + 1)], 2)
 
     @property
