@@ -39,6 +39,7 @@ def write(folder: Path, sources: Sequence[Path]) -> Path:
     for path, results in suites:
         parts += suite(path.name, results, figures.draw(results, folder, path.stem))
     parts += [chunks(path.name, results) for path, results in tasks if "rows" in results]
+    parts += [accuracy(path.name, results) for path, results in tasks if "accuracy" in results]
     parts += [task(path.name, results) for path, results in tasks if "summary" in results or "results" in results]
     page = folder / "README.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -165,6 +166,21 @@ def chunks(name: str, results: dict[str, Any]) -> str:
         for r in results["rows"]
     ]  # fmt: skip
     return f"{said}\n\n{table(head, rows)}"
+
+
+def accuracy(name: str, results: dict[str, Any]) -> str:
+    """float32 against float64, by family of models and length."""
+    K, C = results["size"]
+    said = f"## Accuracy: float32 against float64, K = {K}, C = {C}\n\n[{name}](../{name}): "
+    said += (
+        f"`{results['about']['command']}`; {results['about']['machine']}. Log Z and entropy: relative. Position: the "
+    )
+    said += "largest difference of a label's probability at any position."
+    rows = [
+        [r["family"], str(r["T"]), *(f"{r[n]:.0e}" for n in ("log Z", "entropy", "position"))]
+        for r in results["accuracy"]
+    ]
+    return f"{said}\n\n{table(['family', 'T', 'log Z', 'entropy', 'position'], rows)}"
 
 
 def task(name: str, results: dict[str, Any]) -> str:
