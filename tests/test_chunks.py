@@ -13,8 +13,9 @@ from torch import Tensor
 import semicrf
 from benchmarks import families
 from benchmarks.families import FAMILIES
-from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std
+from semicrf.algebra import KL, CrossEntropy, Entropy, Expectation, KMax, Log, LogCount, Max, Semiring, Std, standard
 from semicrf.compile import compiled, dual
+from semicrf.compile.loglinear import loglinear
 from semicrf.engine import chunks, reference
 from semicrf.engine.chunks import Report, agreement, burn_in, cuts
 from semicrf.engine.dispatch import BACKENDS
@@ -197,6 +198,42 @@ def test_against_the_reference(short):
     assert abs(float(state.value - expected.value)) <= LONG[1.0] * (1 + abs(float(expected.value)))
     for name, gradient in wanted[0].items():
         assert (gradients[0][name] - gradient).abs().max() <= LONG[1.0] * (1 + gradient.abs().max()), name
+
+
+@pytest.mark.parametrize("family", ["stickier", "forgets at first", "random"])
+@pytest.mark.parametrize("penalty", [-1e6, -1e20, -3.4e38])
+def test_a_label_switched_off_by_a_number_excuses_no_other(short, family, penalty):
+    m = FAMILIES[family][0](random(0))
+    m["emission"][:, :, 3] = penalty
+    lengths = torch.tensor([T])
+    assert_same(run(Entropy, [m], lengths), in_one_piece(Entropy, [m], lengths), 10.0)
+
+
+def test_two_means_of_one_weight_are_not_cut(short):
+    """They share the rows of that weight."""
+
+    class Two(Expectation):
+        fields = "logz", "mean", "other"
+        potentials = 3
+        zero, one = (-inf, 0.0, 0.0), (0.0, 0.0, 0.0)
+        lift = lambda w, f, g: (w, f, g)  # noqa: E731  one line a rule, as semirings are written
+        mul = lambda a, b: (a.logz + b.logz, a.mean + b.mean, a.other + b.other)  # noqa: E731
+        divide = lambda a, b: (a.logz - b.logz, a.mean - b.mean, a.other - b.other)  # noqa: E731
+
+        def sum(x: Any) -> Any:
+            logz = standard.lse(x.logz)
+            means = (standard.total(standard.weigh(standard.ratio(x.logz, logz), m)) for m in (x.mean, x.other))
+            return logz, *means
+
+    form = loglinear(compiled(Two))
+    assert form is not None
+    assert [mean.weight for mean in form.means] == [0, 0]
+    models = [random(i) for i in range(3)]
+    got = run(Two, models, torch.tensor([T]))
+    assert not got[2]
+    single = run(Expectation, models[:2], torch.tensor([T]))
+    assert single[2]
+    torch.testing.assert_close(got[0].value[:2], single[0].value, rtol=LONG[1.0], atol=LONG[1.0])
 
 
 def test_wrong_guesses_are_mended(short):

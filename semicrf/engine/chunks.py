@@ -22,6 +22,7 @@ MOST = 8  # sequences and chunks that run at once; a number of its own, so resul
 SHARE = 12  # a chunk is at least so many times as long as what it takes to forget
 WORK = 16_000_000  # products (positions x labels x (durations + labels)) of a chunk, below which a cut saves nothing
 AGREED = 1e-11  # above the rounding of a window in float64, far below what is noticed
+NOTHING = 745.0  # so far below another number a logarithm adds nothing to it in float64
 
 
 def burn_in(K: int) -> int:
@@ -56,10 +57,13 @@ def agreement(weight: np.ndarray, mean: np.ndarray, guess: np.ndarray, guessed_m
     x, y, r, s = weight[possible], guess[possible], mean[possible], guessed_mean[possible]
     top = int(x.argmax())
     by, moved = float(x[top] - y[top]), float(r[top] - s[top])
-    rounding = 64 * np.finfo(np.float64).eps
-    apart = float(np.abs(x - y - by).max()), float(np.abs(r - s - moved).max())
-    allowed = AGREED + rounding * float(x[top] - x.min()), AGREED + rounding * float(np.abs(s - s[top]).max())
-    return Agreement(by, moved, max(apart), apart[0] <= allowed[0] and apart[1] <= allowed[1])
+    apart, means_apart = np.abs(x - y - by), np.abs(r - s - moved)
+    rounding = (
+        64 * np.finfo(np.float64).eps
+    )  # of each entry by its own size: one far below the others excuses only itself
+    accepted = (apart <= AGREED + rounding * (x[top] - x)) & (means_apart <= AGREED + rounding * np.abs(s - s[top]))
+    counts = x > x[top] - NOTHING
+    return Agreement(by, moved, float(np.maximum(apart, means_apart)[counts].max()), bool(accepted.all()))
 
 
 @dataclass

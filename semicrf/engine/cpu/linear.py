@@ -88,7 +88,7 @@ def scan(
     shapes = ((d, B, T + 1, C), (d, B, T, 1, C)) if keep else ((d, 0, 0, 0), (d, 0, 0, 1, 0))
     alpha, g = np.empty(shapes[0]), np.empty(shapes[1])
     tasks: list[Callable[[], None]] = []
-    at, others = divided(lengths, K, C)
+    at, others = _divided(form, lengths, K, C)
     runs: list[Run] = []
     limits: list[tuple[int, np.ndarray, float]] = []
     for n, mean, job in jobs(form, P.described(models), lengths, K, C):
@@ -118,6 +118,12 @@ def scan(
         alpha_id=torch.empty((0, B, T + 1, C), dtype=torch.int32),
         g_id=torch.empty((0, B, T, 1, C), dtype=torch.int32),
     )
+
+
+def _divided(form: LogLinear, lengths: Tensor, K: int, C: int) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
+    """See `divided`. Two means of one weight share its rows, which chunks of each would bring into their own terms."""
+    shared_rows = len({m.weight for m in form.means}) < len(form.means)
+    return ({}, groups(lengths.shape[0])) if shared_rows else divided(lengths, K, C)
 
 
 def add_totals(form: LogLinear, value: np.ndarray) -> None:
@@ -172,7 +178,7 @@ def scan_vjp(
         for job, rows, totals, pull in runs:
             _run(job, False, rows, totals, pull, b0, b1)
 
-    at, others = divided(lengths, K, C)
+    at, others = _divided(form, lengths, K, C)
     run_kernel(run, [partial(task, b0, b1) for b0, b1 in others], 3 * len(runs) * B * T * C * (K + C))
     for job, rows, totals, pull in runs:
         asked = pull.mass.any(0) | pull.moment.any(0)
