@@ -40,7 +40,7 @@ TIED = ("sticky", "stickier", "forgets at first", "forgets at last")
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of so few positions that tests have many."""
-    monkeypatch.setattr(chunks, "WORK", 0)
+    monkeypatch.setattr(chunks, "WORK", 1)
     monkeypatch.setattr(chunks, "SHARE", 1)
 
 
@@ -156,14 +156,14 @@ def test_elements_of_one_number(short, semiring):
     transition = torch.randn(1, C_, C_, generator=generator, dtype=torch.float64)
     models, lengths = [{"segment": segment, "transition": transition}], torch.tensor([T_])
     found = []
-    for work in (0, inf):
+    for work in (1, inf):
         with pytest.MonkeyPatch.context() as patch, chunks.recording() as reports:
             patch.setattr(chunks, "WORK", work)
             engine, program = BACKENDS["cpu"], compiled(semiring)
             state = engine.scan(program, models, lengths, T_, K_, C_, True)
             one = torch.ones(1, 1, dtype=torch.float64)
             gradients = engine.scan_vjp(program, models, lengths, T_, K_, C_, state, one, [set(models[0])])
-            assert bool(reports) == (work == 0)
+            assert bool(reports) == (work == 1)
         found.append((state.value, state.alpha + state.offset[..., None], *gradients[0].values()))
     for x, y in zip(*found, strict=True):
         finite = y.isfinite()

@@ -32,7 +32,7 @@ def burn_in(K: int) -> int:
 
 def cuts(length: int, B: int, K: int, C: int) -> list[int]:
     """Where a sequence of a batch is cut: a power of two of chunks, or none."""
-    n = min(MOST // B, length // (SHARE * burn_in(K)), int(length * C * (K + C) / max(WORK, 1)))
+    n = min(MOST // B, length // (SHARE * burn_in(K)), length * C * (K + C) // WORK)
     n = 1 << (n.bit_length() - 1) if n > 1 else 1
     return [length * i // n for i in range(1, n)]
 
@@ -58,9 +58,7 @@ def agreement(weight: np.ndarray, mean: np.ndarray, guess: np.ndarray, guessed_m
     top = int(x.argmax())
     by, moved = float(x[top] - y[top]), float(r[top] - s[top])
     apart, means_apart = np.abs(x - y - by), np.abs(r - s - moved)
-    rounding = (
-        64 * np.finfo(np.float64).eps
-    )  # of each entry by its own size: one far below the others excuses only itself
+    rounding = 64 * np.finfo(np.float64).eps  # of each entry by its own size: one far below excuses no other
     accepted = (apart <= AGREED + rounding * (x[top] - x)) & (means_apart <= AGREED + rounding * np.abs(s - s[top]))
     counts = x > x[top] - NOTHING
     return Agreement(by, moved, float(np.maximum(apart, means_apart)[counts].max()), bool(accepted.all()))

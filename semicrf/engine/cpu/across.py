@@ -54,20 +54,20 @@ class Kept(NamedTuple):
     g: Tensor
 
 
-def _runs(program: Program, parts: Parts, held: Held) -> tuple[int, linear.Mean | None, P.Job, list[int], int]:
-    """The one run of a semiring, where its sequences are cut, and which chunk is this process's, counted forward."""
+def _runs(program: Program, parts: Parts, held: Held) -> tuple[int, linear.Mean | None, P.Job, list[int]]:
+    """The one run of a semiring: its weight, its mean, what the loops take, and where sequences are cut."""
     form = linear.form_of(program)
     B, T, C = max(t.shape[0] for t in parts.values()), sum(held), parts["emission"].shape[2]
     lengths = torch.full((B,), T)
     ((n, mean, job),) = linear.jobs(form, P.described([parts]), lengths, parts["duration"].shape[1], C)
-    return n, mean, job, [p for p in (held.before, held.before + held.own) if 0 < p < T], int(held.before > 0)
+    return n, mean, job, [p for p in (held.before, held.before + held.own) if 0 < p < T]
 
 
 def scan(program: Program, parts: Parts, held: Held, link: Link) -> Kept:
     """The forward sweep over all processes' positions."""
     (parts,) = held_as_read([parts])
-    _, mean, job, cuts, mine = _runs(program, parts, held)
-    d, B, T, C = program.width, len(job.lengths), sum(held), job.C
+    _, mean, job, cuts = _runs(program, parts, held)
+    d, B, T, C, mine = program.width, len(job.lengths), sum(held), job.C, int(held.before > 0)
     alpha, g = np.full((d, B, T + 1, C), -np.inf), np.full((d, B, T, 1, C), -np.inf)
     rows = linear.rows_of(alpha, g, 0, 0 if mean is None else mean.field)
     totals = Totals(np.zeros(B), np.zeros(B))
@@ -98,7 +98,7 @@ def _take_edge(alpha: np.ndarray, g: np.ndarray, held: Held, link: Link) -> None
 def scan_vjp(program: Program, parts: Parts, held: Held, link: Link, kept: Kept, cotangent: Tensor) -> Parts:
     """Gradients of the parts this process holds: of its own positions, and of what all share in full."""
     form, (read,) = linear.form_of(program), held_as_read([parts])
-    n, mean, job, cuts, _ = _runs(program, read, held)
+    n, mean, job, cuts = _runs(program, read, held)
     B, mine = len(job.lengths), int(held.after > 0)
     sums = {name: torch.zeros(B, *t.shape[1:], dtype=torch.float64) for name, t in parts.items()}
     value, alpha, g = (x.numpy() for x in kept)
@@ -109,8 +109,9 @@ def scan_vjp(program: Program, parts: Parts, held: Held, link: Link, kept: Kept,
     runs = [Reverse(job, b, cuts, rows, totals, pull) for b in range(B)]
     _run_mine(runs, mine)
     _settle(runs, mine, link)
+    arrays = [{name: t.numpy() for name, t in sums.items()}]
     for r in runs:
-        r.give_sums([{name: t.numpy() for name, t in sums.items()}])
+        r.give_sums(arrays)
     return _collected(sums, parts, held, link)
 
 

@@ -78,10 +78,12 @@ class Run(ABC):
         self.entered.weight[i], self.entered.mean[i] = made.weight[0], made.mean[0]
 
     def probe(self) -> None:
-        """Whether another beginning leads to the same: guesses about what does not forget are worth nothing."""
-        x = self._begun_before(1, self.report.burn_in)
+        """Guess what enters chunk 1, and whether another beginning leads there: guesses about what does not forget
+        are worth nothing.
+        """
+        self.guess(1)
         y = self._begun_before(1, self.report.burn_in - 1, lean=10.0)  # other labels, and another phase of durations
-        self.forgets = agreement(x.weight[0], x.mean[0], y.weight[0], y.mean[0]).accepted
+        self.forgets = agreement(self.entered.weight[1], self.entered.mean[1], y.weight[0], y.mean[0]).accepted
         self.report.chunks = self.n if self.forgets else 1
 
     def again(self, i: int) -> None:
@@ -114,7 +116,7 @@ def run_in_chunks(kernel: Any, runs: Sequence[Run]) -> None:
     """All chunks of all runs, several at once; those over sequences that do not forget in one piece."""
     if not runs:
         return
-    run_kernel(kernel, [r.probe for r in runs] + [partial(r.guess, i) for r in runs for i in range(1, r.n)], WORK)
+    run_kernel(kernel, [r.probe for r in runs] + [partial(r.guess, i) for r in runs for i in range(2, r.n)], WORK)
     whole = [r.whole for r in runs if not r.forgets]
     cut = [r for r in runs if r.forgets]
     run_kernel(kernel, whole + [partial(r.chunk, i) for r in cut for i in range(r.n)], WORK)

@@ -45,11 +45,11 @@ inf = np.inf
 
 
 @kernel
-def _source(m, at, row, c, x, r, payload):
-    """Put a source of log weight x and mean r into the window."""
-    u = np.exp(x - m[FRAME, c])
+def _source(m, at, row, c, frame, x, r, payload):
+    """Put a source of log weight x and mean r into the window, in units of row `frame`."""
+    u = np.exp(x - m[frame, c])
     m[at.U + row, c] = max(u, U_LEAST) if x > -inf else 0.0
-    m[at.logu + row, c] = x - m[FRAME, c]
+    m[at.logu + row, c] = x - m[frame, c]
     if payload:
         m[at.r + row, c] = r
         m[at.V + row, c] = m[at.U + row, c] * r
@@ -80,9 +80,9 @@ def begin(m, at, now, job, b, L, first, windows, i):
             top = max(top, windows.weight[i, k, c])
         m[FRAME, c] = top if top > -inf else 0.0
         if first == 0:
-            _source(m, at, row, c, top, m[INITP, c] + m[OP, c], job.payload)
+            _source(m, at, row, c, FRAME, top, m[INITP, c] + m[OP, c], job.payload)
         for k in range(0 if first == 0 else at.K + 1):
-            _source(m, at, row - k, c, windows.weight[i, k, c], windows.mean[i, k, c], job.payload)
+            _source(m, at, row - k, c, FRAME, windows.weight[i, k, c], windows.mean[i, k, c], job.payload)
 
 
 @cold
@@ -135,13 +135,8 @@ def _after(m, at, row, ages, windows, i, payload):
             top = max(top, windows.weight[i, k, c])
         m[TOPS, c] = top if top > -inf else 0.0
         for k in range(at.K):
-            x = windows.weight[i, k, c] - m[TOPS, c] if k < ages else -inf
-            u = np.exp(x)
-            m[at.U + row + k, c] = max(u, U_LEAST) if x > -inf else 0.0
-            m[at.logu + row + k, c] = x
-            if payload:
-                m[at.r + row + k, c] = windows.mean[i, k, c]
-                m[at.V + row + k, c] = m[at.U + row + k, c] * windows.mean[i, k, c]
+            x = windows.weight[i, k, c] if k < ages else -inf
+            _source(m, at, row + k, c, TOPS, x, windows.mean[i, k, c], payload)
 
 
 @kernel
